@@ -1,0 +1,47 @@
+"""From a network's output z to a perturbation in [-1, 1] (paper, section 3.1). D counts pixels; z is (..., D)."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Bound = Callable[[Tensor], Tensor]
+ScaledVariant = Literal["image", "minmax", "batch", "detached"]
+
+
+def tanh_bound(z: Tensor) -> Tensor:
+    """tanh of every pixel on its own."""
+    return torch.tanh(z)
+
+
+def scaled_bound(z: Tensor, variant: ScaledVariant = "image") -> Tensor:
+    """Centred around 0, then scaled to [-1, 1]; a constant output gives no perturbation.
+
+    The paper leaves the details open (docs/claims.md, ambiguity q). "image": subtract each image's mean, divide by its largest
+    magnitude. "minmax": each image's smallest value to -1, its largest to 1. "batch": mean and largest magnitude
+    over the whole batch of a copy. "detached": as "image", with no gradient through the divisor.
+    """
+    if variant == "minmax":
+        low, high = z.amin(-1, keepdim=True), z.amax(-1, keepdim=True)
+        return _over(2 * z - (low + high), high - low)
+    over = (-2, -1) if variant == "batch" else (-1,)
+    centred = z - z.mean(over, keepdim=True)
+    largest = centred.abs().amax(over, keepdim=True)
+    return _over(centred, largest.detach() if variant == "detached" else largest)
+
+
+BOUNDS: dict[str, Bound] = {
+    "tanh": tanh_bound,
+    "scaled": scaled_bound,
+    "scaled-minmax": partial(scaled_bound, variant="minmax"),
+    "scaled-batch": partial(scaled_bound, variant="batch"),
+    "scaled-detached": partial(scaled_bound, variant="detached"),
+}
+
+
+def _over(numerator: Tensor, divisor: Tensor) -> Tensor:
+    """numerator / divisor, and 0 where the divisor vanishes; clamped, since rounding may pass 1."""
+    tiny = torch.finfo(divisor.dtype).tiny
+    return (numerator / divisor.clamp(min=tiny) * (divisor > tiny)).clamp(-1, 1)

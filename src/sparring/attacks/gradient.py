@@ -1,0 +1,122 @@
+"""Attacks that follow the model's gradient: PGD (Madry et al. 2017), and FGSM (Goodfellow et al. 2014) as its one-step case."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sparring import modes
+from sparring.errors import InputError
+from sparring.losses import LOSSES, margin
+from sparring.randomness import Stream
+from sparring.threat import ThreatModel
+
+Mode = Literal["evaluation", "training"]
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Ascent along the sign of the input gradient, projected to the threat model after every step.
+
+    `step_size` None means `reach` * eps / steps, so that all steps together could walk `reach` times eps. Keep "best" returns, per example, the first iterate that is misclassified, else the one
+    of highest loss; "last" returns the last iterate, as training does. `mode` "training" takes the gradients with
+    batch norm in training mode (its statistics are put back): a reading of the paper (docs/claims.md, ambiguity a), not a sound
+    attack. `label` "predicted" attacks the model's own answer instead of the true label (ambiguity v).
+    """
+
+    threat: ThreatModel
+    steps: int = 40
+    step_size: float | None = None
+    reach: float = 2.5  # Madry et al.'s own code, as a ratio
+    random_start: bool = True
+    restarts: int = 1
+    loss: str = "cross_entropy"
+    keep: Literal["best", "last"] = "best"
+    mode: Mode = "evaluation"
+    label: Literal["true", "predicted"] = "true"
+    stream: Stream = field(default_factory=lambda: Stream(0, "pgd"))
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "restarts"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be >= 1; got {getattr(self, name)}")
+        if self.loss not in LOSSES:
+            raise InputError(f"loss must be one of {', '.join(LOSSES)}; got {self.loss!r}")
+        eps, step_size = self.threat.eps, self.step_size
+        if step_size is not None and not step_size > 0:
+            raise InputError(f"step_size must be > 0; got {step_size:g}")
+        if step_size is not None and isinstance(eps, float) and self.steps * step_size < eps * (1 - 1e-6):
+            raise InputError(f"the attack cannot reach the boundary: {self.steps} x {step_size:g} < eps {eps:g}")
+        if self.restarts > 1 and not (self.random_start and self.keep == "best"):
+            raise InputError("restarts > 1 need random_start=True and keep='best', else every restart is the same")
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        with _in_mode(model, self.mode):
+            if self.label == "predicted":
+                with torch.no_grad():
+                    y = model(x).argmax(-1)
+            x_adv, score = self._run(model, x, y)
+            for _ in range(self.restarts - 1):
+                again, again_score = self._run(model, x, y)
+                better = again_score > score
+                x_adv = torch.where(self.threat.over_pixels(better), again, x_adv)
+                score = torch.where(better, again_score, score)
+        return x_adv
+
+    def _run(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """One ascent: x_adv, and per example a score that is infinite where it is misclassified."""
+        threat = self.threat
+        step_size = self.reach * threat.radius(x) / self.steps if self.step_size is None else self.step_size
+        x_adv = threat.random_start(x, self.stream.generator(x.device)) if self.random_start else x.detach()
+        best, best_score = x_adv, torch.full(y.shape, -torch.inf, dtype=x.dtype, device=x.device)
+        for _ in range(self.steps):
+            grad, score = self._gradient(model, x_adv, y)
+            if self.keep == "best":
+                best, best_score = self._better(best, best_score, x_adv, score)
+            x_adv = threat.project(x_adv + step_size * grad.sign(), x)
+        if self.keep == "last":
+            return x_adv, best_score
+        with torch.no_grad():
+            score = self._score(model(x_adv), y)
+        return self._better(best, best_score, x_adv, score)
+
+    def _gradient(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = model(x)
+            loss = LOSSES[self.loss](logits, y)
+            (grad,) = torch.autograd.grad(loss.sum(), x)
+        if self.keep == "last":
+            return grad, loss.detach()
+        return grad, self._score(logits.detach(), y)
+
+    def _score(self, logits: Tensor, y: Tensor) -> Tensor:
+        return torch.where(margin(logits, y) > 0, torch.inf, LOSSES[self.loss](logits, y))
+
+    def _better(self, x: Tensor, score: Tensor, other: Tensor, other_score: Tensor) -> tuple[Tensor, Tensor]:
+        better = other_score > score
+        return torch.where(self.threat.over_pixels(better), other, x), torch.where(better, other_score, score)
+
+
+def fgsm(
+    threat: ThreatModel,
+    *,
+    loss: str = "cross_entropy",
+    mode: Mode = "evaluation",
+    label: Literal["true", "predicted"] = "true",
+) -> PGD:
+    """One step of size eps along the gradient's sign: x + eps * sign(grad) (Goodfellow et al. 2014; paper, section 2.1).
+
+    sign(0) = 0, so pixels without gradient stay as they are.
+    """
+    return PGD(threat, steps=1, reach=1.0, random_start=False, keep="last", loss=loss, mode=mode, label=label)
+
+
+@contextmanager
+def _in_mode(model: nn.Module, mode: Mode) -> Iterator[None]:
+    block = modes.training(model, keep_statistics=True) if mode == "training" else modes.evaluation(model)
+    with block:
+        yield

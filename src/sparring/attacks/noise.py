@@ -1,0 +1,24 @@
+"""Random perturbations: the weakest opponent, and the yardstick beside every other (paper, section 4.2)."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sparring.randomness import Stream
+from sparring.threat import ThreatModel
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Uniform in [-eps, eps] per pixel, or +-eps with random signs; clipped to the pixel range."""
+
+    threat: ThreatModel
+    law: Literal["uniform", "sign"] = "uniform"
+    stream: Stream = field(default_factory=lambda: Stream(0, "noise"))
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        noise = torch.empty_like(x).uniform_(-1, 1, generator=self.stream.generator(x.device))
+        delta = noise.sign() if self.law == "sign" else noise
+        return self.threat.project(x + self.threat.radius(x) * delta, x)

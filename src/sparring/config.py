@@ -1,0 +1,340 @@
+"""Every setting of a run: frozen dataclasses that check themselves, TOML in, unknown keys refused. Loads no torch.
+
+A default that the paper leaves open names its ambiguity, a letter in docs/claims.md, section "What the paper leaves open".
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from sparring.errors import InputError, nearest
+
+DATA_SETS = ("digits", "mnist", "fashion-mnist", "kmnist")
+GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # the paper's lambda grid, section 4
+
+LossName = Literal["cross_entropy", "margin", "non_saturating", "softmax_twice"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which examples to train and test on."""
+
+    name: str = "digits"
+    """digits (embedded), mnist, fashion-mnist or kmnist"""
+    root: str | None = None
+    """folder with the data set; else $SPARRING_DATA, else the usual cache"""
+    allow_unknown: bool = False
+    """accept files whose SHA-256 is not the published one"""
+    limit: int | None = None
+    """train on the first so many examples only (for trials)"""
+
+    def __post_init__(self) -> None:
+        _one_of("data.name", self.name, DATA_SETS)
+        if self.limit is not None:
+            _at_least("data.limit", self.limit, 2)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How one player steps. Defaults: the paper's, section 4."""
+
+    name: Literal["sgd", "adam"] = "sgd"
+    """sgd or adam (ambiguity r)"""
+    lr: float = 1.0
+    momentum: float = 0.9
+    """of SGD; Adam takes its usual 0.9 and 0.999"""
+    weight_decay: float = 0.0004
+    """on all parameters (ambiguity i)"""
+    rate: Literal["rise", "every", "constant"] = "rise"
+    """halve after an epoch in which the loss rose; halve every so many epochs; leave it"""
+    every: int = 10
+    """epochs between halvings, where rate is "every" (paper, section 4.4)"""
+
+    def __post_init__(self) -> None:
+        _one_of("optimizer.name", self.name, ("sgd", "adam"))
+        _one_of("optimizer.rate", self.rate, ("rise", "every", "constant"))
+        _positive("optimizer.lr", self.lr)
+        _share("optimizer.momentum", self.momentum)
+        if not (self.weight_decay >= 0):
+            raise InputError(f"optimizer.weight_decay must be >= 0, got {self.weight_decay}")
+        _at_least("optimizer.every", self.every, 1)
+
+
+@dataclass(frozen=True)
+class Network:
+    """One player: a multilayer perceptron and how it learns."""
+
+    hidden: tuple[int, ...] = (128, 64)
+    """hidden layers; the input and output sizes follow the data"""
+    slope: float = 0.01
+    """of the leaky ReLU (ambiguity h)"""
+    bn_eps: float = 1e-5
+    """of batch norm (ambiguity i)"""
+    bn_momentum: float = 0.1
+    initialisation: Literal["he", "torch", "xavier"] = "he"
+    """initial weights (ambiguity j)"""
+    loss: LossName = "cross_entropy"
+    """what a defender lowers and an adversary raises (ambiguities b and n)"""
+    optimizer: Optimizer = field(default_factory=Optimizer)
+
+    def __post_init__(self) -> None:
+        if any(width < 1 for width in self.hidden):
+            raise InputError(f"hidden must be positive widths, got {self.hidden}")
+        _one_of("initialisation", self.initialisation, ("he", "torch", "xavier"))
+        _one_of("loss", self.loss, typing.get_args(LossName))
+
+
+@dataclass(frozen=True)
+class Adversary(Network):
+    """The learned opponent (paper, section 4.4)."""
+
+    hidden: tuple[int, ...] = (512, 512)
+    bound: Literal["tanh", "scaled", "scaled-minmax", "scaled-batch", "scaled-detached"] = "tanh"
+    """from network output to [-1, 1] (ambiguity q)"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _one_of("adversary.bound", self.bound, ("tanh", "scaled", "scaled-minmax", "scaled-batch", "scaled-detached"))
+
+
+@dataclass(frozen=True)
+class Opponent:
+    """Whom the defender trains against."""
+
+    kind: Literal["none", "noise", "fgsm", "pgd", "adversary"] = "none"
+    law: Literal["uniform", "sign"] = "uniform"
+    """of the noise (ambiguity k)"""
+    steps: int = 7
+    """of PGD"""
+    reach: float = 2.5
+    """of PGD: its steps together could walk this many eps"""
+    mode: Literal["evaluation", "training"] = "evaluation"
+    """batch norm while FGSM or PGD takes its gradient (ambiguity a)"""
+
+    def __post_init__(self) -> None:
+        _one_of("opponent.kind", self.kind, ("none", "noise", "fgsm", "pgd", "adversary"))
+        _one_of("opponent.law", self.law, ("uniform", "sign"))
+        _one_of("opponent.mode", self.mode, ("evaluation", "training"))
+        _at_least("opponent.steps", self.steps, 1)
+        _positive("opponent.reach", self.reach)
+        if self.reach < 1:
+            raise InputError(f"opponent.reach must be >= 1, else PGD cannot reach the boundary; got {self.reach}")
+
+
+@dataclass(frozen=True)
+class Play:
+    """The game: who steps when, and on what (ambiguities m, o, p, s)."""
+
+    dynamic: Literal["alternating", "simultaneous", "extragradient"] = "alternating"
+    adversary_steps: int = 1
+    """in a row, where the dynamic is alternating"""
+    defender_steps: int = 1
+    first: Literal["adversary", "defender"] = "adversary"
+    modes: Literal["turns", "training"] = "turns"
+    """batch norm of the player whose turn it is not: in evaluation mode, or in training mode"""
+    clip: Literal["plain", "straight_through", "none"] = "plain"
+    """clipping to [0, 1] on the adversary's turn"""
+
+    def __post_init__(self) -> None:
+        _one_of("play.dynamic", self.dynamic, ("alternating", "simultaneous", "extragradient"))
+        _at_least("play.adversary_steps", self.adversary_steps, 1)
+        _at_least("play.defender_steps", self.defender_steps, 1)
+        if self.dynamic != "alternating" and (self.adversary_steps, self.defender_steps) != (1, 1):
+            raise InputError(f"play.dynamic={self.dynamic!r} steps both players once; several steps need 'alternating'")
+
+
+@dataclass(frozen=True)
+class Training:
+    """Batches and when to stop (ambiguities d and e).
+
+    Training ends after `max_epochs`, or once the best epoch loss has not fallen by more than the share `flat` of itself for
+    `patience` epochs, or once every rate is below `min_lr`.
+    """
+
+    batch_size: int = 128
+    clean_share: float = 0.5
+    """share of each batch that stays clean (ambiguity l)"""
+    mix: Literal["split", "both"] = "split"
+    """"both": the whole batch clean and the whole batch perturbed (ambiguities l and m)"""
+    max_epochs: int = 100
+    patience: int = 5
+    flat: float = 0.01
+    min_lr: float = 0.001
+    checkpoint_seconds: float = 10.0
+    """write a checkpoint at the end of an epoch when the last one is at least this old"""
+
+    def __post_init__(self) -> None:
+        _at_least("training.batch_size", self.batch_size, 2)
+        _share("training.clean_share", self.clean_share)
+        _one_of("training.mix", self.mix, ("split", "both"))
+        _at_least("training.max_epochs", self.max_epochs, 1)
+        _at_least("training.patience", self.patience, 1)
+        _share("training.flat", self.flat)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, from scratch to saved weights: everything that decides its result."""
+
+    recipe: str
+    seed: int = 0
+    eps: float = 0.1
+    """radius of training, on the pixel scale (the paper's lambda)"""
+    data: Data = field(default_factory=Data)
+    defender: Network = field(default_factory=Network)
+    adversary: Adversary | None = None
+    """the learned opponent, in the games"""
+    opponent: Opponent = field(default_factory=Opponent)
+    play: Play = field(default_factory=Play)
+    training: Training = field(default_factory=Training)
+    alone: Training | None = None
+    """the adversary first trains alone against the trained vanilla model, so long (paper, section 4.5)"""
+    alone_optimizer: Optimizer = field(default_factory=Optimizer)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.eps, bool) or not isinstance(self.eps, int | float) or not 0 <= self.eps <= 1:
+            raise InputError(f"eps must be in [0, 1] on the pixel scale, got {self.eps}" + _eps_hint(self.eps))
+        if (self.opponent.kind == "adversary") != (self.adversary is not None):
+            raise InputError(
+                f"opponent.kind={self.opponent.kind!r} contradicts adversary={'settings' if self.adversary else None}: "
+                "a game needs both, anything else neither"
+            )
+        if self.alone is not None and self.adversary is None:
+            raise InputError("alone needs an adversary: only the initialised games have one that trains alone first")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all that decides the result."""
+        return hashlib.sha256(json.dumps(to_dict(decisive(self)), sort_keys=True).encode()).hexdigest()
+
+
+def decisive(run: Run) -> Run:
+    """The run without what cannot change its result: where the data lie, how often to save."""
+    return replace(run, data=replace(run.data, root=None), training=replace(run.training, checkpoint_seconds=0.0))
+
+
+T = TypeVar("T")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as JSON and TOML know it."""
+    return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))
+
+
+def from_dict(kind: type[T], values: dict[str, Any], where: str = "") -> T:
+    """The config that `to_dict` made these values from.
+
+    Raises InputError for unknown keys (naming the nearest known one) and for values of another type.
+    """
+    return kind(**_fields(kind, values, where))
+
+
+def updated(config: T, values: dict[str, Any], where: str = "") -> T:
+    """The config with some values replaced, as a TOML file gives them: nested, only the keys that change."""
+    changes: dict[str, Any] = {}
+    known = {f.name: f for f in dataclasses.fields(config)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(type(config))
+    for key, value in values.items():
+        if key not in known:
+            place = f" in [{where}]" if where else ""
+            raise InputError(f"unknown key {key!r}{place}{nearest(key, known)}")
+        present = getattr(config, key)
+        inner = f"{where}.{key}" if where else key
+        if dataclasses.is_dataclass(present) and isinstance(value, dict):
+            changes[key] = updated(present, value, inner)
+        else:
+            changes[key] = _value(hints[key], value, inner)
+    return replace(config, **changes)  # type: ignore[type-var]
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML file; raises InputError where it is missing or is not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"there is no config file {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not TOML: {error}") from None
+
+
+def differences(a: Any, b: Any) -> list[str]:
+    """The keys in which two configs of one kind differ, as `training.batch_size: 128 -> 64`."""
+    flat_a, flat_b = _flat(to_dict(a)), _flat(to_dict(b))
+    keys = sorted(set(flat_a) | set(flat_b))
+    return [f"{k}: {flat_a.get(k)} -> {flat_b.get(k)}" for k in keys if flat_a.get(k) != flat_b.get(k)]
+
+
+def _fields(kind: Any, values: dict[str, Any], where: str) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    known = {f.name for f in dataclasses.fields(kind)}
+    for key in values:
+        if key not in known:
+            place = f" in [{where}]" if where else ""
+            raise InputError(f"unknown key {key!r}{place}{nearest(key, known)}")
+    return {k: _value(hints[k], v, f"{where}.{k}" if where else k) for k, v in values.items()}
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _value(next(a for a in arguments if a is not type(None)), value, where)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise InputError(f"{where} must be a table of settings, got {value!r}")
+        return from_dict(typing.cast(type[Any], hint), value, where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise InputError(f"{where} must be a list, got {value!r}")
+        return tuple(_value(arguments[0], item, where) for item in value)
+    if origin is Literal:
+        return _one_of(where, value, arguments)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise InputError(f"{where} must be {hint.__name__}, got {value!r}")
+    return value
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _eps_hint(eps: Any) -> str:
+    usable = isinstance(eps, int | float) and not isinstance(eps, bool) and 1 < eps <= 255
+    return f"; did you mean {eps:g}/255 = {eps / 255:.4f}?" if usable else ""
+
+
+def _one_of(name: str, value: Any, known: tuple[Any, ...]) -> Any:
+    if value not in known:
+        raise InputError(f"{name} cannot be {value!r}{nearest(str(value), map(str, known))}")
+    return value
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name} must be >= {least}; got {value}")
+
+
+def _positive(name: str, value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise InputError(f"{name} must be > 0 and finite; got {value}")
+
+
+def _share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise InputError(f"{name} must be in [0, 1]; got {value}")

@@ -1,0 +1,53 @@
+"""The errors that end in one line: what came, what was expected, what to do.
+
+The command line turns each into its exit code; in a library they are ordinary ValueErrors, TypeErrors and so on.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """A setting, file or argument that cannot be used (exit code 2)."""
+
+
+class MissingExtra(ImportError):
+    """An optional package is absent; the message names the exact pip command (exit code 2)."""
+
+
+class Diverged(RuntimeError):
+    """Training met a non-finite loss or gradient and stopped before the step (exit code 3)."""
+
+
+class NotFinite(RuntimeError):
+    """A model gave non-finite logits: an evaluation failure, never a robust example (exit code 4)."""
+
+
+class CorruptCheckpoint(RuntimeError):
+    """No checkpoint of the run verifies (exit code 5)."""
+
+
+class Busy(RuntimeError):
+    """Another process holds the run's folder (exit code 75)."""
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; its state has been saved (exit code 128 + signal)."""
+
+    def __init__(self, signal_number: int, where: str) -> None:
+        super().__init__(where)
+        self.signal_number = signal_number
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: a suggestion where one is near, and all the known names."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1)
+    suggestion = f"; did you mean {close[0]!r}?" if close else ";"
+    return f"{suggestion} known: {', '.join(names)}"
+
+
+def need(package: str, extra: str | None = None) -> MissingExtra:
+    """The error for an absent optional package, with the command that installs it."""
+    wanted = f'"sparring[{extra}]"' if extra else package
+    return MissingExtra(f"this needs the package {package!r}, which is not installed: pip install {wanted}")

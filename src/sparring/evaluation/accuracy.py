@@ -1,0 +1,257 @@
+"""Accuracy of a classifier under attack, measured from outside: who is still right, at what distance, at what cost.
+
+Knows nothing of how a model was trained. Letters: N examples, S copies, C classes.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sparring import modes
+from sparring.attacks import PGD, Attack, fgsm, identity
+from sparring.data import Data
+from sparring.errors import InputError
+from sparring.randomness import Stream
+from sparring.threat import ThreatModel
+
+
+@dataclass
+class Cost:
+    """Example passes through the model, and seconds."""
+
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one attack at one eps left, example by example; S copies add a leading axis."""
+
+    attack: str  # its repr
+    eps: float
+    correct: Tensor  # (N,) bool; an example with a non-finite logit is never correct
+    invalid: Tensor  # (N,) bool: non-finite logits
+    logits: Tensor  # (N, C), on the perturbed examples; zeros for examples that were skipped
+    max_distance: float  # largest l_inf distance measured
+    cost: Cost = field(default_factory=Cost)
+
+    @property
+    def accuracy(self) -> float:
+        """The share of all examples that is still classified correctly."""
+        return float(self.correct.double().mean())
+
+
+def attacked(
+    model: nn.Module,
+    data: Data,
+    attack: Attack,
+    threat: ThreatModel,
+    *,
+    batch_size: int = 500,
+    skip: Tensor | None = None,
+    mode: Literal["evaluation", "training"] = "evaluation",
+    n_copies: int | None = None,
+    stream: Stream | None = None,
+    order: Tensor | None = None,
+) -> Outcome:
+    """Attack every example and classify what comes back.
+
+    `skip` (N,): examples already known to be broken inside this ball; they are not attacked and count as wrong. `mode` "training"
+    classifies with batch norm in training mode, whose verdict depends on the batch: the *paper* protocol, not a
+    sound one. `order` (N,) is the order in which examples meet in batches. Raises InputError where the attack leaves the threat
+    model or the model does not return logits (..., C).
+    """
+    n, device = len(data), data.images.device
+    indices = torch.arange(n, device=device) if order is None else order.to(device)
+    if skip is not None:
+        indices = indices[~skip[indices]]
+    leading = () if n_copies is None else (n_copies,)
+    correct = torch.zeros(*leading, n, dtype=torch.bool, device=device)
+    invalid = torch.zeros_like(correct)
+    logits = torch.zeros(*leading, n, data.n_classes, device=device)
+    max_distance = 0.0
+    with counted(model) as cost:
+        for number, index in enumerate(indices.split(batch_size)):
+            if stream is not None:
+                stream.seek(number)
+            x, y = data.floats(index), data.labels[index]
+            x, y = x.expand(*leading, *x.shape), y.expand(*leading, *y.shape)
+            x_adv = attack(model, x, y).detach()
+            max_distance = max(max_distance, _inside(threat, x_adv, x))
+            with torch.no_grad(), _in_mode(model, mode):
+                out = checked_logits(model(x_adv), x, data.n_classes, len(threat.shape))
+            finite = torch.isfinite(out).all(-1)
+            correct[..., index] = (out.argmax(-1) == y) & finite
+            invalid[..., index] = ~finite
+            logits[..., index, :] = out.float()
+    return Outcome(repr(attack), float(threat.eps), correct, invalid, logits, max_distance, cost)
+
+
+def curve(
+    model: nn.Module,
+    data: Data,
+    attack: Callable[[ThreatModel], Attack],
+    grid: Sequence[float],
+    *,
+    reuse: bool = False,
+    **settings: Any,
+) -> dict[float, Outcome]:
+    """One attack over a grid of eps. With `reuse`, what a smaller eps broke is not attacked again: it lies in the larger ball."""
+    outcomes: dict[float, Outcome] = {}
+    skip: Tensor | None = None
+    for eps in sorted(grid):
+        threat = ThreatModel(eps, data.shape)
+        outcomes[eps] = attacked(model, data, attack(threat), threat, skip=skip, **settings)
+        if reuse:
+            skip = ~outcomes[eps].correct
+    return outcomes
+
+
+def pgd_curve(
+    model: nn.Module,
+    data: Data,
+    grid: Sequence[float],
+    *,
+    steps: int = 40,
+    restarts: int = 2,
+    seed: int = 0,
+    **settings: Any,
+) -> dict[float, Outcome]:
+    """PGD over a grid of eps, worst case over restarts and over smaller eps.
+
+    The first restart starts at the example and raises cross-entropy, the others start at random and raise the margin in turn. Only what
+    still stands is attacked.
+    """
+    outcomes: dict[float, Outcome] = {}
+    broken: Tensor | None = None
+    for eps in sorted(grid):
+        threat = ThreatModel(eps, data.shape)
+        rounds: list[Outcome] = []
+        for restart in range(restarts if eps > 0 else 1):
+            loss = "cross_entropy" if restart % 2 == 0 else "margin"
+            stream = Stream(seed, f"eval.pgd.{restart}")
+            attack: Attack = PGD(threat, steps=steps, random_start=restart > 0, loss=loss, stream=stream)
+            attack = attack if eps > 0 else identity
+            outcome = attacked(model, data, attack, threat, skip=broken, stream=stream, **settings)
+            rounds.append(outcome)
+            broken = ~outcome.correct
+        outcomes[eps] = _together(rounds, f"PGD(steps={steps}, restarts={restarts}, worst over smaller eps)")
+    return outcomes
+
+
+def clean(model: nn.Module, data: Data, **settings: Any) -> Outcome:
+    """Accuracy without perturbation."""
+    return attacked(model, data, identity, ThreatModel(0.0, data.shape), **settings)
+
+
+def averaged_over_passes(
+    model: nn.Module,
+    data: Data,
+    attack: Attack,
+    threat: ThreatModel,
+    *,
+    passes: int = 3,
+    batch_size: int = 128,
+    seed: int = 0,
+) -> tuple[float, Outcome]:
+    """The *paper* protocol: batch norm in training mode for the verdict, averaged over passes in different orders.
+
+    Returns the mean accuracy and the first pass. The attack should take its gradients in training mode too.
+    """
+    outcomes = []
+    for number in range(passes):
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed * 1000 + number))
+        outcomes.append(attacked(model, data, attack, threat, batch_size=batch_size, mode="training", order=order))
+    return sum(outcome.accuracy for outcome in outcomes) / passes, outcomes[0]
+
+
+@contextmanager
+def counted(model: nn.Module) -> Iterator[Cost]:
+    """Count example passes through the model, forwards and backwards, and seconds, by hooks."""
+    cost = Cost()
+
+    def backward(grad: Tensor) -> None:
+        cost.backwards += grad.shape[:-1].numel()
+
+    def forward(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            cost.forwards += output.shape[:-1].numel()
+            if output.requires_grad:
+                output.register_hook(backward)
+
+    hook = model.register_forward_hook(forward)
+    started = time.perf_counter()
+    try:
+        yield cost
+    finally:
+        hook.remove()
+        cost.seconds = time.perf_counter() - started
+
+
+def aimed(attack: Attack) -> Callable[[ThreatModel], Attack]:
+    """An attack as a function of the threat model.
+
+    One that has a `threat` field is given the new one; a plain callable keeps its own radius, and what it
+    returns is projected into the ball.
+    """
+    if dataclasses.is_dataclass(attack) and hasattr(attack, "threat"):
+        return lambda threat: dataclasses.replace(attack, threat=threat)
+    return lambda threat: _Projected(attack, threat)
+
+
+def fgsm_curve(model: nn.Module, data: Data, grid: Sequence[float], **settings: Any) -> dict[float, Outcome]:
+    """FGSM over a grid of eps: a single gradient step, so no bound on robust accuracy."""
+    return curve(model, data, lambda threat: fgsm(threat), grid, **settings)
+
+
+def checked_logits(out: Any, x: Tensor, n_classes: int, n_own_axes: int) -> Tensor:
+    """A model's output where it can be logits (..., C); raises InputError, naming the likely mistake, where it cannot."""
+    if not isinstance(out, Tensor):
+        raise InputError(f"the model returned a {type(out).__name__}; return logits (N, classes)")
+    leading = x.shape[: x.ndim - n_own_axes]
+    if out.shape[:-1] != leading or out.shape[-1] != n_classes:
+        raise InputError(
+            f"the model returned {tuple(out.shape)} for inputs {tuple(x.shape)}; expected logits {(*leading, n_classes)}"
+        )
+    return out
+
+
+@dataclass(frozen=True)
+class _Projected:
+    attack: Attack
+    threat: ThreatModel
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return self.threat.project(self.attack(model, x, y), x)
+
+
+def _in_mode(model: nn.Module, mode: Literal["evaluation", "training"]) -> Any:
+    return modes.training(model, keep_statistics=True) if mode == "training" else modes.evaluation(model)
+
+
+def _inside(threat: ThreatModel, x_adv: Tensor, x: Tensor) -> float:
+    """The largest distance; raises InputError where it is more than eps, or a pixel is out of range."""
+    if x_adv.shape != x.shape:
+        raise InputError(f"the attack returned shape {tuple(x_adv.shape)} for inputs of shape {tuple(x.shape)}")
+    distance = float(threat.distance(x_adv, x).max()) if x.numel() else 0.0
+    if distance > float(threat.eps) + 1e-6:
+        raise InputError(f"the attack left the ball: distance {distance:.6f} > eps {float(threat.eps):g}")
+    if x.numel() and (float(x_adv.min()) < threat.low - 1e-6 or float(x_adv.max()) > threat.high + 1e-6):
+        raise InputError(f"the attack left the pixel range: {float(x_adv.min()):.4f}..{float(x_adv.max()):.4f}")
+    return distance
+
+
+def _together(rounds: Sequence[Outcome], name: str) -> Outcome:
+    """Restarts as one: correct is what survived them all; each ran on what the last one left."""
+    last = rounds[-1]
+    cost = Cost(*(sum(getattr(r.cost, f.name) for r in rounds) for f in dataclasses.fields(Cost)))
+    invalid = torch.stack([r.invalid for r in rounds]).any(0)
+    farthest = max(r.max_distance for r in rounds)
+    return Outcome(name, last.eps, last.correct, invalid, last.logits, farthest, cost)

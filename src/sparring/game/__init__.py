@@ -1,0 +1,26 @@
+"""Training: players, their moves on a minibatch, the one loop, and checkpoints. Only this package changes parameters."""
+
+from sparring.game.dynamics import Dynamic, Turn, alternating, extragradient, simultaneous
+from sparring.game.game import Game
+from sparring.game.moves import Metrics, Move, against, best_response, duel
+from sparring.game.player import Player, player
+from sparring.game.train import Epoch, Progress, train
+
+__all__ = [
+    "Dynamic",
+    "Epoch",
+    "Game",
+    "Metrics",
+    "Move",
+    "Player",
+    "Progress",
+    "Turn",
+    "against",
+    "alternating",
+    "best_response",
+    "duel",
+    "extragradient",
+    "player",
+    "simultaneous",
+    "train",
+]

@@ -1,0 +1,67 @@
+"""How two players step. A turn is a player and its objective, a function that gives the value at the present point.
+
+On the bilinear game V(x, y) = xy, with step lr and no momentum, each step multiplies x^2 + y^2 by 1 + lr^2 (simultaneous) or by
+1 - lr^2 + lr^4 (extragradient); alternating play, adversary first, keeps x^2 + y^2 + lr x y, where x minimises and y maximises.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sparring.game.player import Player
+
+
+class Turn(NamedTuple):
+    """A player and the value it steps on; `objective` is called once for every gradient."""
+
+    player: Player
+    objective: Callable[[], Tensor]
+
+
+Dynamic = Callable[[Turn, Turn], None]  # (adversary's turn, defender's turn)
+
+
+def alternating(adversary_steps: int = 1, defender_steps: int = 1, first: str = "adversary") -> Dynamic:
+    """Some steps of one player, then some of the other, each seeing what the other has just done."""
+
+    def dynamic(adversary: Turn, defender: Turn) -> None:
+        turns = [(adversary, adversary_steps), (defender, defender_steps)]
+        for turn, n_steps in turns if first == "adversary" else reversed(turns):
+            for _ in range(n_steps):
+                turn.player.step(turn.objective())
+
+    return dynamic
+
+
+def simultaneous(adversary: Turn, defender: Turn) -> None:
+    """Both gradients at the same point, then both steps."""
+    values = [turn.objective() for turn in (adversary, defender)]
+    grads = [turn.player.gradients(v) for turn, v in zip((adversary, defender), values, strict=True)]
+    for turn, value, grad in zip((adversary, defender), values, grads, strict=True):
+        turn.player.apply(value, grad)
+
+
+def extragradient(adversary: Turn, defender: Turn) -> None:
+    """Look ahead by one plain gradient step of both, then step from here with the gradients found there (Korpelevich 1976).
+
+    The look-ahead leaves no trace: parameters and batch-norm statistics go back before the step is taken.
+    """
+    turns = (adversary, defender)
+    before = [[p.detach().clone() for p in turn.player.optimizer.parameters] for turn in turns]
+    buffers = [(b, b.clone()) for turn in turns for b in turn.player.network.buffers()]
+    grads = [turn.player.gradients(turn.objective()) for turn in turns]
+    with torch.no_grad():
+        for turn, grad in zip(turns, grads, strict=True):
+            turn.player.optimizer.walk([-g for g in grad] if turn.player.maximizes else grad)
+        for buffer, value in buffers:
+            buffer.copy_(value)
+    values = [turn.objective() for turn in turns]
+    grads = [turn.player.gradients(value) for turn, value in zip(turns, values, strict=True)]
+    with torch.no_grad():
+        for turn, points in zip(turns, before, strict=True):
+            for parameter, point in zip(turn.player.optimizer.parameters, points, strict=True):
+                parameter.copy_(point)
+    for turn, value, grad in zip(turns, values, grads, strict=True):
+        turn.player.apply(value, grad)

@@ -1,0 +1,173 @@
+"""Moves: one minibatch of any method. Everything that tells two regimes apart is here.
+
+A move takes (x, y), steps whoever trains, and returns the batch's metrics, each of shape () or (S,): the losses per player
+and, on the training batch as it was met, the accuracies. Clean and perturbed examples split the batch axis, `dim = y.ndim - 1`.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sparring import modes
+from sparring.adversaries import Adversary
+from sparring.attacks import Attack
+from sparring.attacks.learned import Clip, perturb
+from sparring.game.dynamics import Dynamic, Turn
+from sparring.game.player import Player
+from sparring.losses import Loss, cross_entropy, objective
+from sparring.threat import ThreatModel
+
+Metrics = dict[str, Tensor]
+Move = Callable[[Tensor, Tensor], Metrics]
+
+
+def against(
+    defender: Player,
+    attack: Attack,
+    *,
+    clean_share: float = 0.5,
+    mix: Literal["split", "both"] = "split",
+    loss: Loss = cross_entropy,
+) -> Move:
+    """The defender steps; its opponent is a fixed attack on its current parameters (paper, equation 5).
+
+    With `clean_share` 1 the attack is never called (vanilla); with 0 every example is perturbed (the noise model).
+    """
+
+    def move(x: Tensor, y: Tensor) -> Metrics:
+        batch = Batch(x, y, clean_share, mix)
+        x_adv = attack(defender.network, batch.x_game, batch.y_game).detach() if batch.n_game else batch.x_game
+        with modes.training(defender.network):
+            logits = defender.network(batch.joined(x_adv))
+        losses = loss(logits, batch.y)
+        defender.step(objective(losses))
+        return batch.metrics(logits, losses)
+
+    return move
+
+
+def duel(
+    defender: Player,
+    adversary: Player,
+    threat: ThreatModel,
+    dynamic: Dynamic,
+    *,
+    clean_share: float = 0.5,
+    mix: Literal["split", "both"] = "split",
+    loss: Loss = cross_entropy,
+    adversary_loss: Loss = cross_entropy,
+    clip: Clip = "plain",
+    others: Literal["turns", "training"] = "turns",
+) -> Move:
+    """Both players step (paper, equations 3 to 5): V = E[J(x + eps A(x), y)] on the perturbed share of each batch.
+
+    `others` "turns": on one player's turn the other is frozen, in evaluation mode. "training": it is in
+    training mode too (docs/claims.md, ambiguity p). Raises ValueError for an adversary whose optimizer does not maximise.
+    """
+    check_maximizes(adversary)
+    network = adversary.network
+    assert isinstance(network, Adversary)
+    seen: Metrics = {}
+
+    def move(x: Tensor, y: Tensor) -> Metrics:
+        batch = Batch(x, y, clean_share, mix)
+
+        def adversarys() -> Tensor:
+            with _resting(defender.network, others), modes.training(network):
+                losses = adversary_loss(defender.network(perturb(network, threat, batch.x_game, clip)), batch.y_game)
+            seen["adversary_loss"] = losses.detach().mean(-1)
+            return objective(losses)
+
+        def defenders() -> Tensor:
+            with torch.no_grad(), _resting(network, others):
+                x_adv = perturb(network, threat, batch.x_game)
+            with modes.training(defender.network):
+                logits = defender.network(batch.joined(x_adv))
+            losses = loss(logits, batch.y)
+            seen.update(batch.metrics(logits, losses))
+            seen["clipped"] = _at_the_edge(x_adv, threat)
+            return objective(losses)
+
+        dynamic(Turn(adversary, adversarys), Turn(defender, defenders))
+        return dict(seen)
+
+    return move
+
+
+def best_response(
+    adversary: Player, model: nn.Module, threat: ThreatModel, *, loss: Loss = cross_entropy, clip: Clip = "plain"
+) -> Move:
+    """Only the adversary steps, against a frozen model: how a game is initialised, and how exploitability is measured."""
+    check_maximizes(adversary)
+    network = adversary.network
+    assert isinstance(network, Adversary)
+
+    def move(x: Tensor, y: Tensor) -> Metrics:
+        with modes.frozen(model), modes.training(network):
+            x_adv = perturb(network, threat, x, clip)
+            logits = model(x_adv)
+        losses = loss(logits, y)
+        adversary.step(objective(losses))
+        mean = losses.detach().mean(-1)
+        return {
+            "adversary_loss": mean,
+            "perturbed_accuracy": _accuracy(logits.detach(), y),
+            "clipped": _at_the_edge(x_adv.detach(), threat),
+        }
+
+    return move
+
+
+class Batch:
+    """A minibatch in two parts along its batch axis: what stays clean, and what is perturbed."""
+
+    def __init__(self, x: Tensor, y: Tensor, clean_share: float, mix: Literal["split", "both"]) -> None:
+        self.dim = y.ndim - 1
+        n = y.shape[self.dim]
+        if mix == "both":
+            self.n_clean, self.n_game = n, n
+            self.x_clean, self.x_game, self.y_game, self.y = x, x, y, torch.cat((y, y), self.dim)
+        else:
+            self.n_clean = round(clean_share * n)
+            self.n_game = n - self.n_clean
+            self.x_clean, self.x_game = x.split((self.n_clean, self.n_game), self.dim)
+            self.y_game, self.y = y.narrow(self.dim, self.n_clean, self.n_game), y
+
+    def joined(self, x_adv: Tensor) -> Tensor:
+        """Clean and perturbed examples in one batch, in the order of `y`."""
+        if not self.n_clean:
+            return x_adv
+        return torch.cat((self.x_clean, x_adv), self.dim) if self.n_game else self.x_clean
+
+    def metrics(self, logits: Tensor, losses: Tensor) -> Metrics:
+        """The defender's loss, and its accuracy on either part."""
+        right = (logits.detach().argmax(-1) == self.y).float()
+        metrics = {"defender_loss": losses.detach().mean(-1)}
+        if self.n_clean:
+            metrics["clean_accuracy"] = right.narrow(-1, 0, self.n_clean).mean(-1)
+        if self.n_game:
+            metrics["perturbed_accuracy"] = right.narrow(-1, self.n_clean, self.n_game).mean(-1)
+        return metrics
+
+
+def check_maximizes(adversary: Player) -> None:
+    """Raises ValueError for an adversary that would help the defender."""
+    if not adversary.maximizes:
+        raise ValueError("the adversary's optimizer must maximise: make its player with maximize=True")
+
+
+def _resting(network: nn.Module, others: Literal["turns", "training"]) -> AbstractContextManager[None]:
+    """The mode of a player whose turn it is not."""
+    return modes.frozen(network) if others == "turns" else nullcontext()
+
+
+def _accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    return (logits.argmax(-1) == y).float().mean(-1)
+
+
+def _at_the_edge(x_adv: Tensor, threat: ThreatModel) -> Tensor:
+    """The share of perturbed pixels at an end of the pixel range, in each copy: nearly all were clipped there."""
+    return threat.flat((x_adv <= threat.low) | (x_adv >= threat.high)).float().mean((-2, -1))

@@ -1,0 +1,96 @@
+"""A player: a network, how it steps, and what becomes of its learning rate."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sparring.errors import Diverged
+from sparring.game.optimizers import Optimizer, optimizer
+
+
+class Player:
+    """One side of a game. A defender lowers its objective; an adversary raises it (`optimizer.maximize`)."""
+
+    def __init__(self, name: str, network: nn.Module, optimizer: Optimizer, rule: "RateRule") -> None:
+        self.name = name
+        self.network = network
+        self.optimizer = optimizer
+        self.rule = rule
+        self.grad_norm = torch.zeros(())
+
+    @property
+    def maximizes(self) -> bool:
+        return self.optimizer.maximize
+
+    def gradients(self, objective: Tensor) -> list[Tensor]:
+        """The objective's gradients for this player's parameters, in their order."""
+        return list(torch.autograd.grad(objective, self.optimizer.parameters))
+
+    def apply(self, objective: Tensor, grads: Sequence[Tensor]) -> None:
+        """Step along the gradients; raises Diverged, before anything has changed, where they are not finite."""
+        self.grad_norm = torch.stack(torch._foreach_norm(list(grads))).norm()
+        if not torch.isfinite(self.grad_norm):
+            raise Diverged(f"the {self.name}'s gradient is not finite (its objective is {float(objective.detach()):g})")
+        if not torch.isfinite(objective):
+            raise Diverged(f"the {self.name}'s loss is not finite")
+        self.optimizer.step(grads)
+
+    def step(self, objective: Tensor) -> None:
+        """One gradient step on this objective."""
+        self.apply(objective, self.gradients(objective))
+
+    def end_epoch(self, epochs: int, objective: Tensor) -> None:
+        """Tell the rate rule how many epochs are over and the last one's mean objective, of shape () or (S,)."""
+        self.rule.after_epoch(self.optimizer.lr, epochs, -objective if self.maximizes else objective)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that a resumed run needs of this player, as live tensors."""
+        network = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        optimizer = {f"optimizer.{k}": v for k, v in self.optimizer.state().items()}
+        return network | optimizer | {"lr": self.optimizer.lr, "rule.previous": self.rule.previous}
+
+    @torch.no_grad()
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take over a saved state; its names, shapes and types must be this player's."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+
+
+class RateRule:
+    """What becomes of the learning rate after an epoch. `previous` is the last epoch's loss, of the rate's shape."""
+
+    def __init__(self, kind: Literal["rise", "every", "constant"], every: int, like: Tensor) -> None:
+        self.kind = kind
+        self.every = every
+        self.previous = torch.full_like(like, torch.inf)
+
+    def after_epoch(self, lr: Tensor, epochs: int, loss: Tensor) -> None:
+        """Halve the rate where the rule says so: where the loss rose, or after every so many epochs."""
+        if self.kind == "rise":
+            lr.copy_(torch.where(loss > self.previous, lr / 2, lr))
+            self.previous.copy_(loss)
+        elif self.kind == "every" and epochs % self.every == 0:
+            lr.div_(2)
+
+
+def player(
+    name: str,
+    network: nn.Module,
+    *,
+    maximize: bool,
+    kind: Literal["sgd", "adam"] = "sgd",
+    lr: float = 1.0,
+    momentum: float = 0.9,
+    weight_decay: float = 4e-4,
+    rate: Literal["rise", "every", "constant"] = "rise",
+    every: int = 10,
+    n_copies: int | None = None,
+) -> Player:
+    """A player with the paper's settings as defaults (section 4); `n_copies` for a stack."""
+    parameters = list(network.parameters())
+    steps = optimizer(
+        kind, parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, maximize=maximize, n_copies=n_copies
+    )
+    return Player(name, network, steps, RateRule(rate, every, steps.lr))

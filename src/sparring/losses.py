@@ -1,0 +1,55 @@
+"""Losses per example: logits (..., C) and labels (...) give losses (...). C counts classes."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """-log p_y of the softmax, in nats."""
+    loss = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), y.reshape(-1), reduction="none")
+    return loss.view(y.shape)
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """The best wrong logit minus the right one: positive exactly when the example is misclassified.
+
+    Keeps its gradient where cross-entropy saturates (Carlini and Wagner 2017, section V, f_6).
+    """
+    right = logits.gather(-1, y.unsqueeze(-1)).squeeze(-1)
+    wrong = logits.scatter(-1, y.unsqueeze(-1), -torch.inf).amax(-1)
+    return wrong - right
+
+
+def non_saturating(logits: Tensor, y: Tensor) -> Tensor:
+    """-log(1 - p_y) negated: what an adversary raises instead of cross-entropy, as a GAN's generator does.
+
+    Goodfellow et al. 2014, section 3: equal fixed point, stronger gradient where p_y is near 1.
+    """
+    p_y = F.softmax(logits, -1).gather(-1, y.unsqueeze(-1)).squeeze(-1)
+    return torch.log1p(-p_y.clamp(max=1 - 1e-7))
+
+
+def softmax_twice(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of probabilities taken for logits: a reading of the paper's "softmax output" (ambiguity b)."""
+    return cross_entropy(F.softmax(logits, -1), y)
+
+
+def objective(loss: Tensor) -> Tensor:
+    """Losses (..., B) as one number to differentiate: the mean over each copy's batch, summed over copies.
+
+    Copies share no parameter, so each gets exactly the gradient it would have alone.
+    """
+    return loss.mean(-1).sum()
+
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "margin": margin,
+    "non_saturating": non_saturating,
+    "softmax_twice": softmax_twice,
+}

@@ -1,0 +1,7 @@
+"""Networks for both players. Any nn.Module that takes inputs in [0, 1] and returns logits can stand in their place."""
+
+from sparring.models.mlp import MLP, mlp
+from sparring.models.normalize import Normalize
+from sparring.models.stack import StackedMLP, stack
+
+__all__ = ["MLP", "Normalize", "StackedMLP", "mlp", "stack"]

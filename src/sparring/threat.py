@@ -1,0 +1,76 @@
+"""The threat model: which perturbed inputs count, ||x_adv - x||_inf <= eps inside the pixel range (the paper's lambda).
+
+Letters: S copies (seeds), B batch, D pixels; every leading axis is batch.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sparring.errors import InputError
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """An l_inf ball of radius `eps` around an input of `shape`, cut by the pixel range [low, high].
+
+    `eps` is a number in [0, 1] on the pixel scale, or a tensor that broadcasts against the labels: (B,) or (S, B) for
+    one per example, (S, 1) for one per copy. Raises InputError for an eps that is negative, above high - low, NaN or no number.
+    """
+
+    eps: float | Tensor
+    shape: tuple[int, ...]
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.eps, Tensor):
+            check_eps(self.eps, self.high - self.low)
+        if not self.shape or any(size < 1 for size in self.shape):
+            raise InputError(f"shape must be the shape of one input, such as (1, 28, 28); got {self.shape}")
+
+    def at(self, eps: float | Tensor) -> "ThreatModel":
+        """The same threat with another radius."""
+        return replace(self, eps=eps)
+
+    def radius(self, x: Tensor) -> float | Tensor:
+        """eps in a form that broadcasts against x (..., *shape)."""
+        return self.over_pixels(self.eps.to(x.device, x.dtype)) if isinstance(self.eps, Tensor) else self.eps
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """The nearest point to x_adv that is within eps of x and inside the pixel range; differentiable where inside."""
+        eps = self.radius(x)
+        return torch.minimum(torch.maximum(x_adv, x - eps), x + eps).clamp(self.low, self.high)
+
+    def random_start(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """A uniform point of the ball around x, clipped to the pixel range."""
+        noise = torch.empty_like(x).uniform_(-1, 1, generator=generator)
+        return (x + self.radius(x) * noise).clamp(self.low, self.high)
+
+    def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """The l_inf distance of each example, of shape (...)."""
+        return self.flat(x_adv - x).abs().amax(-1)
+
+    def flat(self, x: Tensor) -> Tensor:
+        """x of shape (..., *shape) as (..., D)."""
+        return x.flatten(-len(self.shape)) if len(self.shape) > 1 else x
+
+    def unflat(self, x: Tensor) -> Tensor:
+        """x of shape (..., D) as (..., *shape)."""
+        return x.unflatten(-1, self.shape) if len(self.shape) > 1 else x
+
+    def over_pixels(self, value: Tensor) -> Tensor:
+        """One value per example, (...), with an axis of size 1 for each of an example's own axes."""
+        return value[(..., *[None] * len(self.shape))]
+
+
+def check_eps(eps: float, largest: float = 1.0) -> float:
+    """eps itself, or an InputError that says what was expected."""
+    if isinstance(eps, bool) or not isinstance(eps, int | float):
+        raise InputError(f"eps must be a number in [0, {largest:g}] on the pixel scale, got {eps!r}")
+    if math.isnan(eps) or not 0 <= eps <= largest:
+        hint = f"; did you mean {eps:g}/255 = {eps / 255:.4f}?" if 1 < eps <= 255 else ""
+        raise InputError(f"eps must be in [0, {largest:g}] on the pixel scale, got {eps:g}{hint}")
+    return float(eps)
