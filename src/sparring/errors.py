@@ -35,8 +35,11 @@ class Interrupted(Exception):
     """A signal asked the run to stop; its state has been saved (exit code 128 + signal)."""
 
     def __init__(self, signal_number: int, where: str) -> None:
-        super().__init__(where)
+        super().__init__(signal_number, where)
         self.signal_number = signal_number
+
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -54,7 +54,7 @@ def gan_scaled_init() -> Run:
 
 
 def pgd() -> Run:
-    """Half of each batch clean, half perturbed by PGD with 7 steps (Madry et al. 2017): the field's yardstick, not in the paper."""
+    """Half of each batch clean, half perturbed by 7-step PGD (Madry et al. 2017): the field's yardstick, not in the paper."""
     return Run("pgd", opponent=Opponent("pgd", steps=7))
 
 

@@ -110,7 +110,7 @@ class TransferRecord:
     """Accuracy of one defender against an adversary that another run trained ("noise": random signs, no adversary)."""
 
     adversary: str  # a recipe, "uniform noise" or "sign noise"
-    adversary_kind: Literal["co-trained", "trained alone", "noise"]
+    adversary_kind: Literal["co-trained", "trained alone", "trained alone, Adam", "noise"]
     defender: str
     seed: int
     eps: float
@@ -338,6 +338,19 @@ class RunPaths:
         return self.folder / "calibration.jsonl"
 
     @property
+    def readings(self) -> Path:
+        return self.folder / "readings.jsonl"
+
+    @property
+    def sweep(self) -> Path:
+        return self.folder / "sweep.jsonl"
+
+    @property
+    def evaluated(self) -> Path:
+        """What the evaluation used and took; written last, so that its presence says the evaluation is complete."""
+        return self.folder / "evaluation.json"
+
+    @property
     def exploitability(self) -> Path:
         return self.folder / "exploitability.jsonl"
 
@@ -379,6 +392,13 @@ class OutPaths:
     @property
     def runs_done(self) -> Path:
         return self.folder / "runs.jsonl"
+
+    def transfer(self, seed: int) -> Path:
+        return self.folder / "runs" / "transfer" / f"seed{seed}.jsonl"
+
+    def alone(self, bound: str, seed: int) -> Path:
+        """The adversary trained alone with Adam, measured (claims N9 and N10, ambiguity r)."""
+        return self.folder / "runs" / f"alone-adam-{bound}" / f"seed{seed}.jsonl"
 
     def records(self, name: str) -> Path:
         """results, epochs, calibration, transfer, exploitability, readings, sweeps, summary, comparisons, examples."""

@@ -21,10 +21,11 @@ Mode = Literal["evaluation", "training"]
 class PGD:
     """Ascent along the sign of the input gradient, projected to the threat model after every step.
 
-    `step_size` None means `reach` * eps / steps, so that all steps together could walk `reach` times eps. Keep "best" returns, per example, the first iterate that is misclassified, else the one
-    of highest loss; "last" returns the last iterate, as training does. `mode` "training" takes the gradients with
-    batch norm in training mode (its statistics are put back): a reading of the paper (docs/claims.md, ambiguity a), not a sound
-    attack. `label` "predicted" attacks the model's own answer instead of the true label (ambiguity v).
+    `step_size` None means `reach` * eps / steps, so that all steps together could walk `reach` times eps. `keep` "best"
+    returns, per example, the first iterate that is misclassified, else the one of highest loss; "last" returns the last
+    iterate, as training does. `mode` "training" takes the gradients with batch norm in training mode (its statistics
+    are put back): a reading of the paper (docs/claims.md, ambiguity a), not a sound attack. `label`
+    "predicted" attacks the model's own answer instead of the true label (ambiguity v).
     """
 
     threat: ThreatModel

@@ -126,8 +126,8 @@ def pgd_curve(
 ) -> dict[float, Outcome]:
     """PGD over a grid of eps, worst case over restarts and over smaller eps.
 
-    The first restart starts at the example and raises cross-entropy, the others start at random and raise the margin in turn. Only what
-    still stands is attacked.
+    The first starts at the example and raises cross-entropy, the second at random and raises the margin, and so on in
+    turn. Only what still stands is attacked.
     """
     outcomes: dict[float, Outcome] = {}
     broken: Tensor | None = None

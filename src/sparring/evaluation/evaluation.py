@@ -74,9 +74,10 @@ def evaluate(
 ) -> Evaluation:
     """Clean accuracy, and accuracy under noise, FGSM, PGD and the given `attacks` at every eps.
 
-    `data` is a Data, a Dataset, a DataLoader or arrays (x, y), x in [0, 1]. An attack with a `threat` field is aimed at each eps; any other
-    callable (model, x, y) -> x_adv keeps its radius and is projected. The model is attacked in evaluation mode and left
-    as it was. Raises InputError for unusable input, NotFinite where a logit is not finite: then no accuracy is reported.
+    `data` is a Data, a Dataset, a DataLoader or arrays (x, y), x in [0, 1]. An attack with a `threat` field is aimed at
+    each eps; any other callable (model, x, y) -> x_adv keeps its radius and is projected. The model is attacked in
+    evaluation mode and left as it was. Raises InputError for unusable input, NotFinite where a logit is not finite:
+    then no accuracy is reported.
     """
     grid = [check_eps(value) for value in ([eps] if isinstance(eps, int | float) else eps)]
     test = as_data(data)

@@ -72,6 +72,19 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
     return mean, Interval(mean - half, mean + half)
 
 
+def t_test_p(differences: Sequence[float]) -> float:
+    """Two-sided p-value of Student's t test that one difference per seed has mean zero; 1 for a single seed.
+
+    Raises ValueError for no differences, or values that are not finite.
+    """
+    mean, _ = mean_interval(differences)
+    n = len(differences)
+    if n == 1 or mean == 0:
+        return 1.0
+    error = math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (n - 1) / n)
+    return max(0.0, 1 - _t_central_mass(math.atan2(abs(mean), error * math.sqrt(n - 1)), n - 1))
+
+
 @dataclass(frozen=True)
 class McNemar:
     """Two models on the same images: how many only A, or only B, had right, and the p-value of the test."""

@@ -1,18 +1,21 @@
 """Adversary i against defender j: does an adversary fit the one defender it learned on? (paper, section 6; claims N11, D2)"""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from sparring import modes
 from sparring.adversaries import Adversary
 from sparring.attacks import Attack, LearnedAttack, Noise
 from sparring.data import Data
-from sparring.evaluation.accuracy import Outcome, attacked, averaged_over_passes
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
 
 
+@torch.no_grad()
 def transfer(
     adversaries: Mapping[str, Adversary],
     defenders: Mapping[str, nn.Module],
@@ -20,22 +23,38 @@ def transfer(
     eps: float,
     *,
     mode: Literal["evaluation", "training"] = "evaluation",
+    batch_size: int | None = None,
     seed: int = 0,
-) -> dict[tuple[str, str], tuple[float, Outcome]]:
-    """(attacker, defender) -> accuracy and outcome, for every adversary and for noise of the same radius.
+) -> dict[tuple[str, str], Tensor]:
+    """(attacker, defender) -> which examples are still right, (N,) bool, for every adversary and for noise of the same radius.
 
-    The noise columns are "uniform noise" and "sign noise". `mode` "training" is the *paper* protocol, for both networks.
+    The noise columns are "uniform noise" and "sign noise". Adversaries see x only, so each perturbs a batch once for all
+    defenders. `mode` "training" is the *paper* protocol, for both networks, in batches of 128.
     """
     threat = ThreatModel(eps, data.shape)
-    attacks: dict[str, Attack] = {name: LearnedAttack(a, threat, mode) for name, a in adversaries.items()}
-    attacks["uniform noise"] = Noise(threat, "uniform", Stream(seed, "eval.uniform"))
-    attacks["sign noise"] = Noise(threat, "sign", Stream(seed, "eval.sign"))
-    cells = {}
-    for attacker, attack in attacks.items():
-        for defender, model in defenders.items():
-            if mode == "training":
-                cells[attacker, defender] = averaged_over_passes(model, data, attack, threat, seed=seed)
-            else:
-                outcome = attacked(model, data, attack, threat)
-                cells[attacker, defender] = outcome.accuracy, outcome
-    return cells
+    uniform, signs = Stream(seed, "eval.uniform"), Stream(seed, "eval.sign")
+    attackers: dict[str, Attack] = {name: LearnedAttack(a, threat, mode) for name, a in adversaries.items()}
+    attackers |= {"uniform noise": Noise(threat, "uniform", uniform), "sign noise": Noise(threat, "sign", signs)}
+    n, device = len(data), data.images.device
+    correct = {(a, d): torch.zeros(n, dtype=torch.bool, device=device) for a in attackers for d in defenders}
+    order = torch.arange(n)
+    if mode == "training":
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    with ExitStack() as stack:
+        for model in defenders.values():
+            training = mode == "training"
+            stack.enter_context(modes.training(model, keep_statistics=True) if training else modes.evaluation(model))
+        for number, index in enumerate(order.to(device).split(batch_size or (128 if mode == "training" else 500))):
+            uniform.seek(number)
+            signs.seek(number)
+            x, y = data.floats(index), data.labels[index]
+            for name, attack in attackers.items():
+                x_adv = attack(_NONE, x, y)
+                for defender, model in defenders.items():
+                    logits = model(x_adv)
+                    right = (logits.argmax(-1) == y) & torch.isfinite(logits).all(-1)
+                    correct[name, defender][index] = right
+    return correct
+
+
+_NONE = nn.Identity()  # adversaries and noise ask the model nothing

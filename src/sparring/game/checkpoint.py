@@ -6,64 +6,79 @@ taken as zeros, and is verified before anything else is read. Written aside, flu
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from sparring import faults
-from sparring.errors import CorruptCheckpoint, InputError
+from sparring.errors import CorruptCheckpoint, Diverged, InputError
 from sparring.game.player import Player
 from sparring.game.train import Progress
 
 FORMAT = "1"
 LARGEST = 4 * 2**30  # bytes; a larger file is no checkpoint of ours
+LARGEST_HEADER = 2**24  # bytes: some 100,000 tensors
+_POSITION = {"epoch": int, "step": int, "best": float, "stale": int, "stopped": str, "seconds": float, "sums": list}
 _ZEROS = "0" * 64
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+_MAY_BE_INFINITE = re.compile(r"[^.]+\.rule\.previous")  # a rate rule's first previous loss, by intention
 
 
 def save_checkpoint(path: Path, players: Sequence[Player], progress: Progress, header: dict[str, Any]) -> None:
-    """Write both players and the position; afterwards the file is whole or not there."""
-    tensors = {f"{player.name}.{name}": tensor for player in players for name, tensor in player.state().items()}
+    """Write both players and the position; afterwards the file is whole or not there.
+
+    Raises Diverged, with no file written, where a tensor is not finite.
+    """
+    tensors = {f"{player.name}.{name}": tensor for player in players for name, tensor in _state(player).items()}
     tensors |= {f"sums.{name}": tensor for name, tensor in progress.sums.items()}
-    position = {k: v for k, v in asdict(_without_sums(progress)).items() if k != "sums"}
-    position["best"] = float(progress.best).hex()
+    position = {name: getattr(progress, name) for name in _POSITION}
+    position |= {"best": float(progress.best).hex(), "seconds": float(progress.seconds)}  # JSON has no infinity
+    position["sums"] = list(progress.sums)  # a safetensors file forgets their order, which is that of the log
     write_verified(path, tensors, header | {"format": FORMAT, "position": position})
 
 
 def restore_checkpoint(tensors: dict[str, Tensor], header: dict[str, Any], players: Sequence[Player]) -> Progress:
-    """Put a read checkpoint's state into the players; raises InputError where it is not theirs."""
+    """Put a read checkpoint's state into the players, into all of them or, where it raises, into none.
+
+    Raises InputError where the state is not theirs, CorruptCheckpoint where the position makes no sense.
+    """
     if header.get("format") != FORMAT:
         raise InputError(
             f"the checkpoint has format {header.get('format')!r}, this sparring reads {FORMAT!r}; use the release that wrote it"
         )
+    owners = [*(player.name for player in players), "sums"]
+    parts = {owner: _part(tensors, owner) for owner in owners}
+    if strangers := sorted(name for name in tensors if not name.startswith(tuple(f"{owner}." for owner in owners))):
+        raise InputError(f"the checkpoint has {strangers[0]!r}, which is no part of this training ({owners})")
+    position = _position(header, list(parts["sums"]))
     for player in players:
-        state = {
-            name.removeprefix(player.name + "."): t for name, t in tensors.items() if name.startswith(player.name + ".")
-        }
-        check_same(player.state(), state, f"the checkpoint's {player.name}")
-        player.load(state)
-    position = dict(header["position"])
-    position["best"] = float.fromhex(position["best"])
+        check_same(_state(player), parts[player.name], f"the checkpoint's {player.name}")
+    for player in players:
+        player.load(parts[player.name])
+        player.grad_norm = parts[player.name]["grad_norm"].to(player.optimizer.lr.device)
     device = players[-1].optimizer.lr.device
-    sums = {name.removeprefix("sums."): t.to(device) for name, t in tensors.items() if name.startswith("sums.")}
-    return Progress(**position, sums=sums)
+    return Progress(**position | {"sums": {name: parts["sums"][name].to(device) for name in position["sums"]}})
 
 
 def write_verified(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Tensors and a header as a safetensors file that carries its own checksum; refuses non-finite tensors."""
-    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    """Tensors and a header as a safetensors file that carries its own checksum; raises Diverged for non-finite tensors."""
+    # copies, since tied weights share memory
+    plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     for name, tensor in plain.items():
-        if tensor.is_floating_point() and not _finite(name, tensor):
-            raise ValueError(f"{name} has non-finite values; {path.name} was not written")
+        if not _finite(name, tensor):
+            raise Diverged(f"{name} has non-finite values; {path.name} was not written")
     content = save_tensors(plain, {"sparring": json.dumps(header), "sha256": _ZEROS})
+    if len(content) > LARGEST or _header_size(content) > LARGEST_HEADER:
+        raise InputError(f"{path.name} would have {len(content)} bytes, more than can be read again ({LARGEST})")
     digest = hashlib.sha256(content).hexdigest()
     content = content.replace(f'"sha256":"{_ZEROS}"'.encode(), f'"sha256":"{digest}"'.encode(), 1)
     _write_aside(path, content)
@@ -71,20 +86,19 @@ def write_verified(path: Path, tensors: dict[str, Tensor], header: dict[str, Any
 
 def read_verified(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and header of a file that `write_verified` wrote; raises CorruptCheckpoint for any other."""
-    if path.is_symlink() or not path.is_file():
-        raise CorruptCheckpoint(f"{path} is not a regular file")
-    if path.stat().st_size > LARGEST:
-        raise CorruptCheckpoint(f"{path} is larger than any checkpoint ({path.stat().st_size} bytes)")
-    content = path.read_bytes()
-    found = _DIGEST.findall(content[: 8 + int.from_bytes(content[:8], "little")] if len(content) > 8 else b"")
-    if len(found) != 1:
-        raise CorruptCheckpoint(f"{path} is not a sparring file, or is damaged: it carries no checksum")
-    zeroed = content.replace(b'"sha256":"' + found[0] + b'"', b'"sha256":"' + _ZEROS.encode() + b'"', 1)
-    if hashlib.sha256(zeroed).hexdigest().encode() != found[0]:
-        raise CorruptCheckpoint(f"{path} is damaged: its checksum does not match its content")
-    size = int.from_bytes(content[:8], "little")
-    header = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["sparring"])
-    return load_tensors(content), header
+    content = _verified(path)
+    try:
+        metadata = json.loads(content[8 : 8 + _header_size(content)])["__metadata__"]
+        header = json.loads(metadata["sparring"])
+        tensors = load_tensors(content)
+    except (SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise CorruptCheckpoint(f"{path} is not a sparring file: {type(error).__name__}: {error}") from None
+    if not isinstance(header, dict):
+        raise CorruptCheckpoint(f"{path} is not a sparring file: its header is no table")
+    for name, tensor in tensors.items():
+        if not _finite(name, tensor):
+            raise CorruptCheckpoint(f"{path} is unusable: {name} has non-finite values")
+    return tensors, header
 
 
 def latest(folder: Path, notice: Callable[[str], None]) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
@@ -92,7 +106,7 @@ def latest(folder: Path, notice: Callable[[str], None]) -> tuple[Path, dict[str,
 
     Damaged ones are named and passed over; raises CorruptCheckpoint where there are only such.
     """
-    paths = sorted(folder.glob("checkpoint-*.safetensors"), reverse=True)
+    paths = _newest_first(folder)
     for path in paths:
         try:
             tensors, header = read_verified(path)
@@ -108,9 +122,28 @@ def latest(folder: Path, notice: Callable[[str], None]) -> tuple[Path, dict[str,
 
 
 def prune(folder: Path, keep: int = 3) -> None:
-    """Remove all but the newest checkpoints."""
-    for path in sorted(folder.glob("checkpoint-*.safetensors"), reverse=True)[keep:]:
+    """Remove all but the newest checkpoints that verify; where none does, remove nothing.
+
+    A damaged file counts for nothing: a run that went back to an older one writes its next checkpoints below it.
+    """
+    kept: list[Path] = []
+    paths = _newest_first(folder)
+    for path in paths:
+        if len(kept) < keep and _verifies(path):
+            kept.append(path)
+    if keep and not kept:
+        return
+    for path in paths:
+        if path not in kept and not path.is_dir():
+            path.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> list[str]:
+    """Remove what writers that died left behind, and return the names; for whoever holds the folder's lock."""
+    left = sorted(path for path in folder.glob("*.tmp-*") if path.is_symlink() or path.is_file())
+    for path in left:
         path.unlink(missing_ok=True)
+    return [path.name for path in left]
 
 
 def save_weights(path: Path, network: nn.Module, header: dict[str, Any]) -> str:
@@ -141,6 +174,48 @@ def check_same(expected: dict[str, Tensor], got: dict[str, Tensor], what: str) -
             )
 
 
+def _newest_first(folder: Path) -> list[Path]:
+    """A folder's checkpoints by their step, whatever its number of digits."""
+    paths = [path for path in folder.glob("checkpoint-*.safetensors") if _step(path).isdecimal()]
+    return sorted(paths, key=lambda path: int(_step(path)), reverse=True)
+
+
+def _step(path: Path) -> str:
+    return path.name.removeprefix("checkpoint-").removesuffix(".safetensors")
+
+
+def _verified(path: Path) -> bytes:
+    """A file's content once its checksum is found right; raises CorruptCheckpoint, before much is read, for any other."""
+    if path.is_symlink() or not path.is_file():
+        raise CorruptCheckpoint(f"{path} is not a regular file")
+    with path.open("rb") as file:
+        if (length := os.fstat(file.fileno()).st_size) > LARGEST:
+            raise CorruptCheckpoint(f"{path} is larger than any checkpoint ({length} bytes)")
+        start = file.read(8)
+        size = _header_size(start)
+        start += file.read(size) if size <= min(length - 8, LARGEST_HEADER) else b""
+        found = _DIGEST.findall(start)
+        if len(found) != 1:
+            raise CorruptCheckpoint(f"{path} is not a sparring file, or is damaged: it carries no checksum")
+        content = start + file.read()
+    zeroed = content.replace(b'"sha256":"' + found[0] + b'"', b'"sha256":"' + _ZEROS.encode() + b'"', 1)
+    if hashlib.sha256(zeroed).hexdigest().encode() != found[0]:
+        raise CorruptCheckpoint(f"{path} is damaged: its checksum does not match its content")
+    return content
+
+
+def _verifies(path: Path) -> bool:
+    try:
+        _verified(path)
+    except CorruptCheckpoint:
+        return False
+    return True
+
+
+def _header_size(content: bytes) -> int:
+    return int.from_bytes(content[:8], "little")
+
+
 def _write_aside(path: Path, content: bytes) -> None:
     aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
@@ -168,8 +243,35 @@ def _write_aside(path: Path, content: bytes) -> None:
 
 def _finite(name: str, tensor: Tensor) -> bool:
     """The rate rule's first `previous` loss is infinite by intention; nothing else may be."""
-    return name.endswith("rule.previous") or bool(torch.isfinite(tensor).all())
+    if _MAY_BE_INFINITE.fullmatch(name):
+        return bool(torch.isfinite(tensor).logical_or(tensor == torch.inf).all())
+    return bool(torch.isfinite(tensor).all())
 
 
-def _without_sums(progress: Progress) -> Progress:
-    return Progress(progress.epoch, progress.step, progress.best, progress.stale, progress.stopped, progress.seconds)
+def _state(player: Player) -> dict[str, Tensor]:
+    """A player's state, and its last gradient norm: a run cut after an epoch's last step has yet to record it."""
+    return player.state() | {"grad_norm": player.grad_norm.detach().to(torch.float64)}
+
+
+def _part(tensors: dict[str, Tensor], owner: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{owner}."): t for name, t in tensors.items() if name.startswith(f"{owner}.")}
+
+
+def _position(header: dict[str, Any], sums: list[str]) -> dict[str, Any]:
+    """The stored fields of a Progress; raises CorruptCheckpoint for any that no training can have had."""
+    position = header.get("position")
+    if not isinstance(position, dict) or set(position) != set(_POSITION):
+        raise CorruptCheckpoint(f"the checkpoint's position is {position!r}; expected {', '.join(_POSITION)}")
+    position = dict(position)
+    try:
+        position["best"] = float.fromhex(position["best"])
+    except (TypeError, ValueError, OverflowError):
+        raise CorruptCheckpoint(f"the checkpoint's best is {position['best']!r}, no hexadecimal number") from None
+    for name, kind in _POSITION.items():
+        value = position[name]
+        sound = type(value) is kind and value == value  # not NaN
+        if not sound or (name in ("epoch", "step", "stale", "seconds") and not 0 <= value < math.inf):
+            raise CorruptCheckpoint(f"the checkpoint's {name} is {value!r}")
+    if len(position["sums"]) != len(sums) or any(name not in position["sums"] for name in sums):
+        raise CorruptCheckpoint(f"the checkpoint names the sums {position['sums']} and has {sums}")
+    return position

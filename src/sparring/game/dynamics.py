@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sparring import faults
 from sparring.game.player import Player
 
 
@@ -31,6 +32,7 @@ def alternating(adversary_steps: int = 1, defender_steps: int = 1, first: str = 
         for turn, n_steps in turns if first == "adversary" else reversed(turns):
             for _ in range(n_steps):
                 turn.player.step(turn.objective())
+            faults.point("between_players")
 
     return dynamic
 

@@ -63,7 +63,7 @@ class SGD(Optimizer):
             torch._fused_sgd_(
                 self.parameters,
                 list(grads),
-                self.buffers,
+                self.buffers if self.momentum else [],  # what the fused step expects without momentum
                 weight_decay=self.weight_decay,
                 momentum=self.momentum,
                 lr=self.lr,

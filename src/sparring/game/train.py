@@ -26,7 +26,7 @@ class Progress:
     best: float = math.inf
     stale: int = 0  # epochs since the best
     stopped: str = ""  # why it ended; empty while it goes on
-    seconds: float = 0.0  # spent on the present epoch before an interruption
+    seconds: float = 0.0  # spent on the present epoch so far
     sums: Metrics = field(default_factory=dict)  # of the present epoch's metrics
 
 
@@ -62,7 +62,7 @@ def train(
     """
     progress = progress or Progress()
     while not progress.stopped:
-        started = time.perf_counter()
+        started = time.perf_counter() - progress.seconds
         order = batch_indices(len(data), settings.batch_size, generator(seed, "order", progress.epoch))
         order = order.to(data.images.device)
         for step in range(progress.step, len(order)):
@@ -76,19 +76,18 @@ def train(
             for name, value in metrics.items():
                 progress.sums[name] = progress.sums[name] + value if name in progress.sums else value
             progress.step = step + 1
+            progress.seconds = time.perf_counter() - started
             faults.point("step")
             on_step(progress)
-        epoch = _end_epoch(players, settings, progress, len(order), time.perf_counter() - started)
+        epoch = _end_epoch(players, settings, progress, len(order))
         on_epoch(epoch, progress)
     return progress
 
 
-ADVICE = "lower the learning rate of that player, or clip its radius (--eps)"
+ADVICE = "start that player with a lower learning rate"
 
 
-def _end_epoch(
-    players: Sequence[Player], settings: Training, progress: Progress, n_steps: int, seconds: float
-) -> Epoch:
+def _end_epoch(players: Sequence[Player], settings: Training, progress: Progress, n_steps: int) -> Epoch:
     """Close the epoch: means, rates, stopping rule; `progress` then stands at the start of the next one."""
     means = {name: value / n_steps for name, value in progress.sums.items()}
     epoch = Epoch(
@@ -97,7 +96,7 @@ def _end_epoch(
         means={name: _scalar(value) for name, value in means.items()},
         rates={player.name: _scalar(player.optimizer.lr) for player in players},
         grad_norms={player.name: _scalar(player.grad_norm) for player in players},
-        seconds=progress.seconds + seconds,
+        seconds=progress.seconds,
     )
     for player in players:
         player.end_epoch(epoch.epoch, means[f"{player.name}_loss"])

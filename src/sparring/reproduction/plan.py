@@ -1,0 +1,131 @@
+"""What a reproduction does: a plan, and the independent tasks it falls into."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from sparring import recipes
+from sparring.config import Adversary, Data, Network, Optimizer, Run
+from sparring.errors import InputError
+from sparring.measure import Measurement
+from sparring.records import OutPaths
+
+Kind = Literal["run", "train", "sweep", "alone", "transfer"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a reproduction does."""
+
+    out: Path
+    data: Data
+    seeds: tuple[int, ...]
+    recipes: tuple[str, ...]
+    measurement: Measurement = field(default_factory=Measurement)
+    sweeps: bool = True
+    sweep_epochs: int = 10
+    workers: int = 1
+    device: str = "cpu"
+    command: str = "sparring reproduce"
+    title: str = "Generative Adversarial Networks for Adversarial Training, reproduced"
+    max_epochs: int | None = None  # a cap on every training, for trials
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise InputError(f"seeds must be different numbers, at least one; got {self.seeds}")
+        for name in self.recipes:
+            recipes.recipe(name)
+
+    @property
+    def paths(self) -> OutPaths:
+        """The output folder's files."""
+        return OutPaths(self.out)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One piece of work, and what must be done before it."""
+
+    kind: Kind
+    name: str
+    seed: int
+    run: Run | None
+    cost: float  # expected seconds on one core, for the order and the ETA
+    needs: tuple[str, ...] = ()
+    restart: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{self.name} seed {self.seed}"
+
+
+COSTS: dict[str, float] = {
+    "vanilla": 60,
+    "noise": 70,
+    "fgsm": 90,
+    "pgd": 250,
+    "gan_tanh": 500,
+    "gan_scaled": 520,
+}  # seconds, MNIST, one core
+
+
+def plan_tasks(plan: Plan) -> list[Task]:
+    """Every task in the order in which it should start: what others wait for first, then the longest."""
+    tasks: list[Task] = []
+    for seed in plan.seeds:
+        for name in plan.recipes:
+            run = _configured(plan, recipes.recipe(name), seed)
+            needs: tuple[str, ...] = (f"vanilla seed {seed}",) if run.alone else ()
+            cost = COSTS.get(name.removesuffix("_init"), 300) + (100 if run.alone else 0)
+            tasks.append(Task("run", name, seed, run, cost, needs))
+        vanilla = f"vanilla seed {seed}"
+        if plan.sweeps:
+            for variant, run in sweep_runs(plan.sweep_epochs).items():
+                cost = 320.0 if run.play.adversary_steps > 1 else 110.0
+                tasks.append(Task("sweep", variant, seed, _configured(plan, run, seed), cost))
+            for bound in ("tanh", "scaled"):
+                tasks.append(Task("alone", bound, seed, None, 90, (vanilla,)))
+        needs = tuple(f"{name} seed {seed}" for name in plan.recipes)
+        tasks.append(Task("transfer", "transfer", seed, None, 20, needs))
+    return sorted(tasks, key=lambda t: (t.name != "vanilla", -t.cost))
+
+
+def sweep_runs(epochs: int) -> dict[str, Run]:
+    """The paper's own conjectures as variants of the tanh game (claims D1 and D3), on a schedule compressed to `epochs`.
+
+    Each changes one thing against "base": a player's rate, the adversary's steps, a player's width.
+    """
+    every = max(1, epochs // 10)
+    rate = Optimizer(rate="every", every=every)
+    slow = replace(rate, lr=0.1)
+    base = replace(
+        recipes.gan_tanh(),
+        recipe="sweep-base",
+        defender=Network(optimizer=rate),
+        adversary=Adversary(optimizer=rate),
+        training=replace(recipes.gan_tanh().training, max_epochs=epochs, patience=epochs + 1, min_lr=1e-6),
+    )
+    assert base.adversary is not None
+    changes = {
+        "adversary's rate a tenth": {"adversary": replace(base.adversary, optimizer=slow)},
+        "defender's rate a tenth": {"defender": replace(base.defender, optimizer=slow)},
+        "5 adversary steps per defender step": {"play": replace(base.play, adversary_steps=5)},
+        "small adversary (64-64)": {"adversary": replace(base.adversary, hidden=(64, 64))},
+        "wide defender (512-512)": {"defender": replace(base.defender, hidden=(512, 512))},
+    }
+    runs = {"base": base}
+    for number, (variant, change) in enumerate(changes.items(), start=1):
+        runs[variant] = replace(base, recipe=f"sweep-{number}", **change)  # type: ignore[arg-type]
+    return runs
+
+
+CAPACITY = ("small adversary (64-64)", "wide defender (512-512)")  # the variants of D3; the others are D1's
+
+
+def _configured(plan: Plan, run: Run, seed: int) -> Run:
+    """A recipe with the plan's data, seed and cap on epochs."""
+    training, alone = run.training, run.alone
+    if plan.max_epochs is not None:
+        training = replace(training, max_epochs=min(plan.max_epochs, training.max_epochs))
+        alone = alone and replace(alone, max_epochs=min(plan.max_epochs, alone.max_epochs))
+    return replace(run, seed=seed, data=plan.data, training=training, alone=alone)

@@ -1,0 +1,158 @@
+"""The three things a user asks for: the whole paper, some seeds of one recipe, an evaluation of what is there."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sparring import recipes
+from sparring.config import Run, from_dict
+from sparring.environment import choose_device, commit, peak_memory_mb
+from sparring.errors import InputError
+from sparring.experiment import load
+from sparring.measure import Measurement, measure_run
+from sparring.records import OutPaths, ReproductionRecord, RunRecord, read_json, restore
+from sparring.reproduction.gather import gather
+from sparring.reproduction.plan import Plan, Task, plan_tasks
+from sparring.reproduction.tasks import load_once, measure_transfer
+from sparring.reproduction.workers import Notice, Status, play
+
+
+def reproduce(plan: Plan, *, notice: Notice, live: Callable[[Status], None] = lambda status: None) -> bool:
+    """Play the whole plan and write OUT's records; returns whether there was anything to do.
+
+    Raises Interrupted after Ctrl-C, when every worker has saved its state, and InputError where OUT belongs to another plan.
+    """
+    started, clock = datetime.now(UTC), time.monotonic()
+    choose_device(plan.device)
+    if "vanilla" not in plan.recipes:
+        raise InputError("a reproduction needs the recipe 'vanilla': the others are compared with it")
+    train_on, test = load_once(plan.data)
+    tasks = plan_tasks(plan)
+    notice(
+        f"{len(tasks)} tasks over {len(plan.seeds)} seeds on {plan.data.name}, {plan.workers} at a time, in {plan.out}"
+    )
+    status = Status(tasks)
+    play(plan, tasks, status, notice, live)
+    before = _earlier(plan)
+    if before and not any(status.done.values()) and (before.recipes, before.seeds, before.commit) == _identity(plan):
+        notice(f"{plan.out} is complete; nothing to do")
+        return False
+    gather(
+        plan,
+        train_on,
+        test,
+        title=plan.title,
+        started=datetime.fromisoformat(before.started) if before else started,
+        seconds=(before.seconds if before else 0.0) + time.monotonic() - clock,
+        peak_memory_mb=max(_peak(plan.workers) or 0.0, (before.peak_memory_mb or 0.0) if before else 0.0) or None,
+        notice=notice,
+    )
+    return True
+
+
+def train_seeds(
+    run: Run,
+    seeds: Sequence[int],
+    out: Path,
+    *,
+    workers: int,
+    device: str,
+    restart: bool,
+    notice: Notice,
+    live: Callable[[Status], None] = lambda status: None,
+) -> list[RunRecord]:
+    """Train one recipe's seeds, each to its own folder; what an initialised game needs of vanilla is trained first."""
+    choose_device(device)
+    load_once(run.data)
+    if len(set(seeds)) != len(seeds) or not seeds:
+        raise InputError(f"seeds must be different numbers, at least one; got {tuple(seeds)}")
+    plan = Plan(out, run.data, tuple(seeds), ("vanilla",), workers=min(workers, len(seeds)), device=device)
+    tasks = []
+    for seed in seeds:
+        vanilla = replace(recipes.vanilla(), seed=seed, data=run.data)
+        missing = run.alone is not None and not OutPaths(out).run("vanilla", seed).done.is_file()
+        if missing:
+            tasks.append(Task("train", "vanilla", seed, vanilla, 60))
+        needs = (f"vanilla seed {seed}",) if missing else ()
+        tasks.append(Task("train", run.recipe, seed, replace(run, seed=seed), 300, needs, restart))
+    play(plan, tasks, Status(tasks), notice, live)
+    return [restore(RunRecord, read_json(OutPaths(out).run(run.recipe, seed).done)) for seed in seeds]
+
+
+def evaluate_folder(
+    folder: Path, settings: Measurement, *, data_root: str | None, device: str, command: str, notice: Notice
+) -> Path:
+    """Measure every finished run of an output folder (or of the one that a run's folder lies in) and gather; returns OUT.
+
+    Recipes that lack a seed which others have are left out, with a notice. Raises InputError where there is no finished
+    run, or where runs are on different data.
+    """
+    started, clock = datetime.now(UTC), time.monotonic()
+    out = OutPaths(folder.parent.parent.parent if (folder / "config.json").is_file() else folder)
+    finished = _finished(out)
+    if not finished:
+        raise InputError(f"{folder} holds no finished run; `sparring train RECIPE --out {folder}` makes one")
+    runs = [from_dict(Run, read_json(out.run(name, seed).config)) for name, seed in finished]
+    if len(sets := sorted({run.data.name for run in runs})) > 1:
+        raise InputError(f"the runs in {out.folder} are on different data: {', '.join(sets)}")
+    data = replace(runs[0].data, root=data_root or runs[0].data.root)
+    seeds = tuple(sorted({seed for _, seed in finished}))
+    names = tuple(name for name in recipes.RECIPES if all((name, seed) in finished for seed in seeds))
+    for name in sorted({name for name, _ in finished} - set(names)):
+        notice(f"{name} is left out: it lacks some of the seeds {seeds}")
+    if not names:
+        raise InputError(f"no recipe in {out.folder} has all the seeds {seeds}; train the missing ones first")
+    plan = Plan(out.folder, data, seeds, names, settings, sweeps=False, device=device, command=command)
+    train_on, test = load_once(data)
+    for name, seed in finished:
+        paths = out.run(name, seed)
+        if name in names and read_json(paths.done)["status"] == "done":
+            notice(f"measuring {name} seed {seed}")
+            measure_run(load(paths.folder), paths, train_on, test, settings, device=device)
+    for seed in seeds:
+        out.transfer(seed).unlink(missing_ok=True)  # recipes may have joined since
+        measure_transfer(plan, seed)
+    gather(
+        plan,
+        train_on,
+        test,
+        title="An evaluation",
+        started=started,
+        seconds=time.monotonic() - clock,
+        peak_memory_mb=peak_memory_mb(),
+        notice=notice,
+    )
+    return out.folder
+
+
+def _finished(out: OutPaths) -> list[tuple[str, int]]:
+    """(recipe, seed) of every run that has ended, in the recipes' order."""
+    found = [
+        (name, int(folder.name.removeprefix("seed")))
+        for name in recipes.RECIPES
+        for folder in sorted((out.folder / "runs" / name).glob("seed*"))
+    ]
+    return [(name, seed) for name, seed in found if out.run(name, seed).done.is_file()]
+
+
+def _identity(plan: Plan) -> tuple[tuple[str, ...], tuple[int, ...], str]:
+    """What a complete output folder must agree in, to be left as it is."""
+    return plan.recipes, plan.seeds, commit()
+
+
+def _earlier(plan: Plan) -> ReproductionRecord | None:
+    path = OutPaths(plan.out).reproduction
+    return restore(ReproductionRecord, read_json(path)) if path.is_file() else None
+
+
+def _peak(workers: int) -> float | None:
+    """Memory of this process and, as an upper bound, of as many workers as large as the largest."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return round((peak_memory_mb() or 0.0) + (workers * largest if workers > 1 else 0.0), 1)

@@ -1,0 +1,406 @@
+"""Every attack keeps the contract: inside the ball, example by example, the model left as it was found."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sparring.adversaries import Adversary
+from sparring.attacks import PGD, Attack, LearnedAttack, Noise, WorstCase, fgsm, identity
+from sparring.losses import margin
+from sparring.models import mlp
+from sparring.modes import evaluation
+from sparring.randomness import Stream
+from sparring.threat import ThreatModel
+
+SHAPE = (1, 4, 4)
+EPS = 0.15
+B = 12
+
+
+def worn(network: nn.Module, seed: int) -> nn.Module:
+    """The network with batch-norm statistics and affine weights that are not the initial ones."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.uniform_(-0.5, 0.5, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+    return network
+
+
+def adversary(bound: str = "tanh") -> Adversary:
+    network = worn(mlp(SHAPE, [8, 16], generator=torch.Generator().manual_seed(5)), 6).double()
+    return Adversary(network, bound)
+
+
+def stream() -> Stream:
+    return Stream(11, "test")
+
+
+# attacks that draw are given a fresh stream, so that two made alike draw alike
+ATTACKS: dict[str, Callable[[ThreatModel], Attack]] = {
+    "identity": lambda threat: identity,
+    "uniform noise": lambda threat: Noise(threat, "uniform", stream()),
+    "sign noise": lambda threat: Noise(threat, "sign", stream()),
+    "fgsm": fgsm,
+    "fgsm margin": lambda threat: fgsm(threat, loss="margin"),
+    "fgsm predicted": lambda threat: fgsm(threat, label="predicted"),
+    "fgsm training": lambda threat: fgsm(threat, mode="training"),
+    "pgd": lambda threat: PGD(threat, steps=5, stream=stream()),
+    "pgd at the example": lambda threat: PGD(threat, steps=5, random_start=False),
+    "pgd last": lambda threat: PGD(threat, steps=5, keep="last", random_start=False),
+    "pgd margin": lambda threat: PGD(threat, steps=5, loss="margin", stream=stream()),
+    "pgd restarts": lambda threat: PGD(threat, steps=3, restarts=3, stream=stream()),
+    "pgd small steps": lambda threat: PGD(threat, steps=8, step_size=0.2, random_start=False),
+    "pgd training": lambda threat: PGD(threat, steps=3, mode="training", stream=stream()),
+    "learned tanh": lambda threat: LearnedAttack(adversary(), threat),
+    "learned scaled": lambda threat: LearnedAttack(adversary("scaled"), threat),
+    "learned training": lambda threat: LearnedAttack(adversary(), threat, "training"),
+    "worst case": lambda threat: WorstCase((fgsm(threat), Noise(threat, "sign", stream())), threat),
+}
+NEIGHBOURLY = {"fgsm training", "pgd training", "learned training"}  # batch statistics: not example by example
+DRAWS = {"uniform noise", "sign noise", "pgd", "pgd margin", "pgd restarts", "worst case"}
+
+every_attack = pytest.mark.parametrize("name", ATTACKS)
+own_example = pytest.mark.parametrize("name", [n for n in ATTACKS if n not in NEIGHBOURLY])
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return worn(mlp(SHAPE, [12, 5], generator=torch.Generator().manual_seed(1)), 2).double()
+
+
+@pytest.fixture
+def batch(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Images of which many pixels stand at an end of the pixel range, and labels, most of them right."""
+    x = (torch.rand(B, *SHAPE, generator=generator, dtype=torch.float64) * 1.6 - 0.3).clamp(0, 1)
+    return x, torch.arange(B) % 5
+
+
+def the_state(*networks: nn.Module) -> list[Any]:
+    """All that an attack must leave alone."""
+    found: list[Any] = [torch.get_rng_state()]
+    for network in networks:
+        for module in network.modules():
+            found += [module.training, len(module._forward_hooks)]
+        for parameter in network.parameters():
+            found += [parameter.requires_grad, parameter.detach().clone()]
+            found.append(None if parameter.grad is None else parameter.grad.clone())
+        found += [buffer.clone() for buffer in network.buffers()]
+    return found
+
+
+def same(a: list[Any], b: list[Any]) -> bool:
+    return len(a) == len(b) and all(
+        torch.equal(x, y) if isinstance(x, Tensor) and isinstance(y, Tensor) else x is y or x == y
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def disturb(model: nn.Module) -> None:
+    """Mixed modes, one frozen parameter, gradients that someone still needs."""
+    model.train()
+    first = next(m for m in model.modules() if isinstance(m, nn.BatchNorm1d))
+    first.eval()
+    parameters = list(model.parameters())
+    parameters[0].requires_grad_(False)
+    for i, parameter in enumerate(parameters[1:3]):
+        parameter.grad = torch.full_like(parameter, float(i + 1))
+
+
+def networks_of(attack: Attack) -> list[nn.Module]:
+    return [attack.adversary] if isinstance(attack, LearnedAttack) else []
+
+
+@every_attack
+@pytest.mark.parametrize("eps", [EPS, 1.0])
+def test_an_attack_stays_in_the_ball_and_the_pixel_range(
+    name: str, eps: float, model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    x, y = batch
+    threat = ThreatModel(eps, SHAPE)
+    before = x.clone()
+    x_adv = ATTACKS[name](threat)(model, x, y).detach()
+    assert torch.equal(x, before)
+    assert x_adv.shape == x.shape and x_adv.dtype == x.dtype
+    assert float(threat.distance(x_adv, x).max()) <= eps + 1e-9
+    assert float(x_adv.min()) >= 0 and float(x_adv.max()) <= 1
+    if name != "identity":
+        assert float(threat.distance(x_adv, x).max()) > eps / 10
+
+
+@every_attack
+def test_an_attack_leaves_the_model_as_it_found_it(name: str, model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    attack = ATTACKS[name](ThreatModel(EPS, SHAPE))
+    networks = [model, *networks_of(attack)]
+    for network in networks:
+        disturb(network)
+    before = the_state(*networks)
+    attack(model, *batch)
+    assert same(before, the_state(*networks))
+
+
+class Failing(nn.Module):
+    """A model that raises in its n-th forward pass, after its batch norms have seen the batch."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.passes = 0
+        self.fails_at = 10**9
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.inner(x)
+        self.passes += 1
+        if self.passes == self.fails_at:
+            raise ZeroDivisionError
+        return out
+
+
+@every_attack
+def test_an_attack_leaves_the_model_as_it_found_it_when_any_of_its_passes_fails(
+    name: str, model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    attack = ATTACKS[name](ThreatModel(EPS, SHAPE))
+    failing: list[Failing] = [Failing(model)]
+    if isinstance(attack, LearnedAttack):
+        failing.append(Failing(attack.adversary.network))
+        attack.adversary.network = failing[1]
+    networks: list[nn.Module] = [failing[0], *networks_of(attack)]
+    for network in networks:
+        disturb(network)
+    attack(failing[0], *batch)
+    n_passes = [f.passes for f in failing]
+    assert (sum(n_passes) == 0) == (name in ("identity", "uniform noise", "sign noise"))
+    for broken, n in zip(failing, n_passes, strict=True):
+        for k in range(1, n + 1):
+            broken.passes, broken.fails_at = 0, k
+            before = the_state(*networks)
+            with pytest.raises(ZeroDivisionError):
+                attack(failing[0], *batch)
+            assert same(before, the_state(*networks)), f"changed when pass {k} of {n} failed"
+
+
+@every_attack
+def test_eps_zero_returns_the_clean_example(name: str, model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    assert torch.equal(ATTACKS[name](ThreatModel(0.0, SHAPE))(model, *batch), batch[0])
+
+
+@own_example
+def test_an_example_alone_is_attacked_as_in_a_batch(name: str, model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    x, y = batch
+    threat = ThreatModel(EPS, SHAPE)
+    together = ATTACKS[name](threat)(model, x, y)
+    if name == "pgd restarts":  # the second restart's draws depend on how many stand before them
+        return
+    for i in [0] if name in DRAWS else range(B):  # only the first example's draws are the same alone
+        alone = ATTACKS[name](threat)(model, x[i : i + 1], y[i : i + 1])
+        assert torch.allclose(alone[0], together[i], atol=1e-9)
+
+
+@pytest.mark.parametrize("name", [n for n in ATTACKS if n not in NEIGHBOURLY | DRAWS])
+def test_the_order_of_a_batch_does_not_matter(
+    name: str, model: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator
+) -> None:
+    x, y = batch
+    attack = ATTACKS[name](ThreatModel(EPS, SHAPE))
+    order = torch.randperm(B, generator=generator)
+    assert torch.allclose(attack(model, x[order], y[order]), attack(model, x, y)[order], atol=1e-9)
+
+
+@own_example
+def test_a_radius_per_example_gives_each_example_its_own_attack(
+    name: str, model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    x, y = batch
+    eps = torch.linspace(0, 0.3, B, dtype=torch.float64)
+    threat = ThreatModel(0.0, SHAPE)
+    if name == "pgd small steps":
+        eps = eps.clamp(min=0.01)
+    together = ATTACKS[name](threat.at(eps))(model, x, y)
+    assert together.shape == x.shape
+    assert bool((threat.distance(together, x) <= eps + 1e-9).all())
+    for i in (1, B // 2, B - 1):
+        alike = ATTACKS[name](threat.at(float(eps[i])))(model, x, y)
+        assert torch.allclose(together[i], alike[i], atol=1e-9)
+
+
+@every_attack
+def test_an_attack_works_inside_no_grad_and_gives_the_same(
+    name: str, model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    threat = ThreatModel(EPS, SHAPE)
+    with torch.no_grad():
+        inside = ATTACKS[name](threat)(model, *batch)
+    assert torch.equal(inside, ATTACKS[name](threat)(model, *batch).detach())
+    assert not inside.requires_grad
+
+
+@every_attack
+def test_only_a_learned_attack_carries_gradient(name: str, model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    x_adv = ATTACKS[name](ThreatModel(EPS, SHAPE))(model, *batch)
+    assert x_adv.requires_grad == name.startswith("learned")
+
+
+@every_attack
+def test_an_attacks_repr_is_its_configuration(name: str) -> None:
+    text = repr(ATTACKS[name](ThreatModel(0.125, SHAPE)))
+    assert name == "identity" or ("0.125" in text and "object at 0x" not in text)
+
+
+@pytest.mark.parametrize("name", ["learned tanh", "learned scaled", "learned training"])
+def test_a_learned_attack_is_differentiable_in_the_adversarys_parameters(
+    name: str, model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    attack = ATTACKS[name](ThreatModel(EPS, SHAPE))
+    assert isinstance(attack, LearnedAttack)
+    x_adv = attack(model, *batch)
+    grads = torch.autograd.grad(margin(model.eval()(x_adv), batch[1]).sum(), list(attack.adversary.parameters()))
+    assert all(torch.isfinite(grad).all() for grad in grads)
+    assert max(float(grad.abs().max()) for grad in grads) > 0
+
+
+def test_a_learned_attack_adds_eps_times_the_adversarys_answer(batch: tuple[Tensor, Tensor]) -> None:
+    network, x = adversary().eval(), batch[0]
+    attack = LearnedAttack(network.train(), ThreatModel(EPS, SHAPE))
+    with evaluation(network):
+        expected = (x + EPS * network(x)).clamp(0, 1)
+    assert torch.allclose(attack(nn.Identity(), *batch), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [n for n in ATTACKS if n not in ("identity", "worst case")])
+def test_the_worst_case_is_never_better_than_a_single_attack(
+    name: str, model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    x, y = batch
+    model.eval()
+    threat = ThreatModel(EPS, SHAPE)
+    single = margin(model(ATTACKS[name](threat)(model, x, y)), y)
+    both = WorstCase((ATTACKS[name](threat), Noise(threat, "sign", stream())), threat)(model, x, y)
+    worst = margin(model(both), y)
+    assert bool((worst >= single - 1e-9).all())
+    assert bool((worst >= margin(model(x), y) - 1e-9).all())
+
+
+@pytest.mark.parametrize("random_start", [False, True])
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
+def test_keeping_the_best_breaks_all_that_keeping_the_last_breaks(
+    random_start: bool, loss: str, model: nn.Module, generator: torch.Generator
+) -> None:
+    x = torch.rand(200, *SHAPE, generator=generator, dtype=torch.float64)
+    y = model.eval()(x).argmax(-1)
+    threat = ThreatModel(0.25, SHAPE)
+
+    def broken(keep: Any) -> Tensor:
+        attack = PGD(threat, steps=4, keep=keep, random_start=random_start, loss=loss, stream=stream())
+        return margin(model(attack(model, x, y)), y) > 0
+
+    best, last = broken("best"), broken("last")
+    assert 0 < int(last.sum()) < 200
+    assert bool((best | ~last).all())
+
+
+def test_more_restarts_break_all_that_fewer_break(model: nn.Module, generator: torch.Generator) -> None:
+    x = torch.rand(200, *SHAPE, generator=generator, dtype=torch.float64)
+    y = model.eval()(x).argmax(-1)
+    threat = ThreatModel(0.25, SHAPE)
+    found = [margin(model(PGD(threat, steps=2, restarts=n, stream=stream())(model, x, y)), y) > 0 for n in (1, 2, 5)]
+    assert bool((found[1] | ~found[0]).all()) and bool((found[2] | ~found[1]).all())
+    assert int(found[2].sum()) > int(found[0].sum())
+
+
+def test_a_pixel_without_gradient_stays_as_it_is(batch: tuple[Tensor, Tensor]) -> None:
+    x, y = batch
+
+    class Left(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            half = x.flatten(1)[:, :8]
+            return torch.stack((half.sum(-1), half[:, :4].sum(-1)), -1)
+
+    y = y % 2
+    for attack in (fgsm(ThreatModel(EPS, SHAPE)), PGD(ThreatModel(EPS, SHAPE), steps=3, random_start=False)):
+        delta = (attack(Left(), x, y) - x).flatten(1)
+        assert torch.equal(delta[:, 8:], torch.zeros_like(delta[:, 8:]))
+        assert float(delta[:, 4:8].abs().max()) == pytest.approx(EPS)
+
+
+def test_a_constant_classifier_gives_gradient_attacks_nothing_to_follow(batch: tuple[Tensor, Tensor]) -> None:
+    x, y = batch
+
+    class Constant(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (0 * x).flatten(1).sum(-1, keepdim=True) + torch.arange(5.0)
+
+    assert torch.equal(fgsm(ThreatModel(EPS, SHAPE))(Constant(), x, y), x)
+
+
+def test_the_predicted_label_is_attacked_whatever_label_is_given(
+    model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    x, y = batch
+    threat = ThreatModel(EPS, SHAPE)
+    predicted = model.eval()(x).argmax(-1)
+    assert not torch.equal(predicted, y)
+    found = fgsm(threat, label="predicted")(model, x, y)
+    assert torch.equal(found, fgsm(threat)(model, x, predicted))
+    assert not torch.equal(found, fgsm(threat)(model, x, y))
+
+
+def test_training_mode_takes_the_gradient_with_batch_statistics(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    x, y = batch
+    threat = ThreatModel(EPS, SHAPE)
+    model.eval()
+    found = fgsm(threat, mode="training")(model, x, y)
+    point = x.clone().requires_grad_()
+    model.train()
+    nn.functional.cross_entropy(model(point), y, reduction="sum").backward()
+    assert point.grad is not None
+    assert torch.equal(found, (x + EPS * point.grad.sign()).clamp(x - EPS, x + EPS).clamp(0, 1))
+    assert not torch.equal(found, fgsm(threat)(model, x, y))
+
+
+def test_sign_noise_stands_on_the_corners_and_uniform_noise_fills_the_ball(generator: torch.Generator) -> None:
+    threat = ThreatModel(0.2, (500,))
+    x, y = torch.full((20, 500), 0.5, dtype=torch.float64), torch.zeros(20, dtype=torch.long)
+    signs = Noise(threat, "sign", stream())(nn.Identity(), x, y) - x
+    assert torch.allclose(signs.abs(), torch.full_like(signs, 0.2), atol=1e-12)
+    assert abs(float(signs.mean())) < 0.01
+    uniform = Noise(threat, "uniform", stream())(nn.Identity(), x, y) - x
+    assert float(uniform.var()) == pytest.approx(0.2**2 / 3, rel=0.05) and abs(float(uniform.mean())) < 0.01
+
+
+@pytest.mark.parametrize("name", sorted(DRAWS))
+def test_the_same_position_of_a_stream_gives_the_same_attack(
+    name: str, model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    attack = ATTACKS[name](ThreatModel(EPS, SHAPE))
+    inner = attack.attacks[1] if isinstance(attack, WorstCase) else attack
+    assert isinstance(inner, PGD | Noise)
+    inner.stream.seek(2, 5)
+    first = attack(model, *batch)
+    second = attack(model, *batch)
+    inner.stream.seek(2, 5)
+    assert torch.equal(attack(model, *batch), first)
+    assert name == "worst case" or not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps must be >= 1"),
+        ({"restarts": 0}, "restarts must be >= 1"),
+        ({"loss": "accuracy"}, "loss must be one of"),
+        ({"step_size": 0.0}, "step_size must be > 0"),
+        ({"step_size": float("nan")}, "step_size must be > 0"),
+        ({"steps": 4, "step_size": 0.01}, "cannot reach the boundary"),
+        ({"restarts": 2, "random_start": False}, "restarts > 1 need"),
+        ({"restarts": 2, "keep": "last"}, "restarts > 1 need"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PGD(ThreatModel(0.1, SHAPE), **settings)

@@ -1,0 +1,196 @@
+"""evaluate: anyone's model, data and attacks; what cannot be evaluated is refused."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sparring
+from sparring import WorstCase, evaluate, fgsm
+from sparring.attacks import PGD, Noise
+from sparring.errors import InputError, NotFinite
+from sparring.models import mlp
+from sparring.threat import ThreatModel
+
+SHAPE = (1, 4, 4)
+C = 3
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    model = mlp(SHAPE, [16, C], generator=seeded(1)).train()
+    model(torch.rand(100, *SHAPE, generator=seeded(2)))
+    return model
+
+
+@pytest.fixture
+def batch(model: nn.Module) -> tuple[Tensor, Tensor]:
+    x = torch.rand(120, *SHAPE, generator=seeded(3))
+    y = model.eval()(x).argmax(-1)
+    y[::12] = (y[::12] + 1) % C
+    model.train()
+    return x, y
+
+
+def users_attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """FGSM as one writes it in a notebook: backward, no thought of modes."""
+    x = x.clone().requires_grad_()
+    nn.functional.cross_entropy(model(x), y).backward()
+    assert x.grad is not None
+    return (x + 0.5 * x.grad.sign()).clamp(0, 1).detach()
+
+
+def test_the_rows_name_every_attack_and_eps_with_counts_and_intervals(
+    model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    found = evaluate(model, batch, eps=[0, 0.1, 0.2], steps=5)
+    assert [(r.attack, r.eps) for r in found.rows] == [
+        ("clean", 0.0),
+        *[(name, eps) for name in ("noise", "fgsm", "pgd") for eps in (0.1, 0.2)],
+    ]
+    for row in found.rows:
+        assert row.n == 120 and row.accuracy == row.correct / 120 == found.accuracy(row.attack, row.eps)
+        assert row.interval.low <= row.accuracy <= row.interval.high
+        assert row.max_distance <= row.eps + 1e-6
+    assert found.accuracy("clean", 0.0) == pytest.approx(110 / 120)
+    assert found.accuracy("pgd", 0.2) <= found.accuracy("pgd", 0.1) <= found.accuracy("fgsm", 0.1)
+    assert 0 <= found.ece <= 1
+
+
+def test_the_worst_case_is_who_survives_every_attack(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    def one_sided(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return (x + 0.1).clamp(0, 1)
+
+    found = evaluate(model, batch, eps=0.1, steps=5, attacks={"up": one_sided})
+    survived = torch.stack([o.correct for (_, e), o in found.outcomes.items() if e == 0.1]).all(0)
+    assert found.worst_case(0.1) == pytest.approx(float(survived.double().mean()))
+    assert found.worst_case(0.1) <= min(found.accuracy(n, 0.1) for n in ("noise", "fgsm", "pgd", "up"))
+    assert found.worst_case(0.0) == found.accuracy("clean", 0.0)
+    for missing in (lambda: found.accuracy("up", 0.3), lambda: found.worst_case(0.3)):
+        with pytest.raises(KeyError):
+            missing()
+
+
+def test_a_users_callable_is_projected_into_every_ball(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    found = evaluate(model, batch, eps=[0.05, 0.1], steps=2, attacks={"mine": users_attack})
+    for eps in (0.05, 0.1):
+        assert found.outcomes["mine", eps].max_distance == pytest.approx(eps, abs=1e-6)
+        assert torch.equal(found.outcomes["mine", eps].correct, found.outcomes["fgsm", eps].correct)
+
+
+def test_the_model_is_left_as_it_was_also_by_a_careless_attack(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    model.norms[0].eval()  # type: ignore[index, union-attr]
+    model.linears[0].train()  # type: ignore[index, union-attr]
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    flags = [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]
+    state = torch.get_rng_state()
+    for training in (True, False):
+        model.train(training)
+        evaluate(model, batch, eps=0.1, steps=2, attacks={"mine": users_attack})
+        assert all(m.training is training for m in model.modules())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert [p.requires_grad for p in model.parameters()] == flags[1]
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_the_same_call_gives_the_same_numbers_with_attacks_that_draw(
+    model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    threat = ThreatModel(0.1, SHAPE)
+    attacks = {"pgd2": PGD(threat, steps=1, step_size=0.1), "signs": Noise(threat, "sign")}
+
+    def logits() -> list[Tensor]:
+        return [o.logits for o in evaluate(model, batch, eps=0.1, steps=2, attacks=attacks).outcomes.values()]
+
+    first = logits()
+    assert all(torch.equal(a, b) for a, b in zip(first, logits(), strict=True))
+    assert all(
+        torch.equal(a, b.logits)
+        for a, b in zip(first, evaluate(model, batch, eps=0.1, steps=2, attacks=attacks).outcomes.values(), strict=True)
+    )
+
+
+def test_a_worst_case_can_be_evaluated_at_any_eps(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    threat = ThreatModel(0.1, SHAPE)
+    found = evaluate(model, batch, eps=[0.05, 0.2], steps=2, attacks={"worst": WorstCase((fgsm(threat),), threat)})
+    for eps in (0.05, 0.2):
+        assert found.accuracy("worst", eps) <= found.accuracy("fgsm", eps)
+
+
+def test_logits_that_are_not_finite_are_an_error_and_no_accuracy(batch: tuple[Tensor, Tensor]) -> None:
+    class Nan(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            out = x.flatten(1)[:, :C].clone()
+            out[(x == batch[0][3]).flatten(1).all(-1)] = float("nan")
+            return out
+
+    with pytest.raises(NotFinite, match=r"not finite for 1 of 120 examples \(first: 3\)"):
+        evaluate(Nan(), batch)
+
+
+def test_logits_that_are_not_finite_under_attack_only_are_an_error_too(batch: tuple[Tensor, Tensor]) -> None:
+    clean = batch[0]
+
+    class Gated(nn.Module):
+        """NaN for whatever it does not know: a model that would look perfectly robust."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            known = (x.flatten(1)[:, None] == clean.flatten(1)).all(-1).any(-1, keepdim=True)
+            return torch.where(known, x.flatten(1)[:, :C], torch.nan)
+
+    with pytest.raises(NotFinite, match="under Noise"):
+        evaluate(Gated(), batch, eps=0.1)
+
+
+@pytest.mark.parametrize(
+    ("eps", "message"),
+    [
+        (float("nan"), r"eps must be in \[0, 1\]"),
+        (-1, r"eps must be in \[0, 1\]"),
+        ([0.1, -0.1], r"eps must be in \[0, 1\]"),
+        (8, r"did you mean 8/255"),
+        ([0, 8], r"did you mean 8/255"),
+        (["0.1"], "eps must be a number"),
+    ],
+)
+def test_an_eps_that_cannot_be_is_refused(
+    eps: Any, message: str, model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    with pytest.raises(InputError, match=message):
+        evaluate(model, batch, eps=eps)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda x, y: ((x * 255).to(torch.uint8), y),
+        lambda x, y: (x * 2 - 1, y),
+        lambda x, y: (x, y.float()),
+        lambda x, y: (x, y[:-1]),
+        lambda x, y: x,
+    ],
+)
+def test_data_that_cannot_be_is_refused(spoil: Any, model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        evaluate(model, spoil(*batch))
+
+
+def test_a_test_set_that_lacks_the_last_class_can_be_evaluated(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    x, y = batch
+    few = y < C - 1
+    found = evaluate(model, (x[few], y[few]), eps=0.1, steps=2)
+    assert found.rows[0].n == int(few.sum())
+
+
+def test_the_public_names_are_there() -> None:
+    for name in sparring.__all__:
+        if name != "load":
+            assert getattr(sparring, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Sparring'"):
+        _ = sparring.Sparring

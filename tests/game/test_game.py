@@ -1,0 +1,138 @@
+"""Game: the short way in, for anyone's network and anyone's data."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import sparring
+from sparring.data.batches import Data
+from sparring.errors import Diverged, InputError
+
+
+def small(train: Data, n: int = 200) -> Data:
+    return train.take(torch.arange(n))
+
+
+def test_the_five_lines_of_the_readme_give_an_adversary_that_lowers_accuracy() -> None:
+    train, test = sparring.data.load("digits")
+    game = sparring.Game(sparring.models.mlp(train.shape, [64, 32, 10]), eps=0.2)
+    assert game.fit(train, epochs=6) is game
+    found = sparring.evaluate(game.defender, test, eps=[0, 0.2], steps=10, attacks={"own": game.attack})
+    clean = found.accuracy("clean", 0.0)
+    assert clean > 0.9
+    assert found.accuracy("own", 0.2) < clean - 0.03
+    assert found.accuracy("own", 0.2) < found.accuracy("noise", 0.2)
+    assert found.worst_case(0.2) <= found.accuracy("own", 0.2)
+    assert "own" in str(found) and "95 % interval" in str(found)
+    assert not game.defender.training and not game.attack.adversary.training
+
+
+class Conv(nn.Module):
+    """Nothing of ours: a convolution, dropout, no batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(144, 10))
+        for p in self.net.parameters():
+            nn.init.normal_(p, std=0.1, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x)
+        return out
+
+
+@pytest.mark.parametrize("kind", ["Data", "tensors", "numpy arrays", "TensorDataset", "DataLoader"])
+def test_any_network_plays_on_any_kind_of_data(kind: str) -> None:
+    train, test = (small(part) for part in sparring.data.load("digits"))
+    sources: dict[str, Any] = {}
+    for name, part in (("train", train), ("test", test)):
+        x, y = part.floats(), part.labels
+        sources[name] = {
+            "Data": part,
+            "tensors": (x, y),
+            "numpy arrays": (x.numpy(), y.numpy()),
+            "TensorDataset": TensorDataset(x, y),
+            "DataLoader": DataLoader(TensorDataset(x, y), batch_size=64),
+        }[kind]
+    game = sparring.Game(Conv(), eps=0.1, lr=0.05).fit(sources["train"], epochs=2, batch_size=50)
+    found = sparring.evaluate(game.defender, sources["test"], eps=0.1, steps=3, attacks={"own": game.attack})
+    assert found.rows[0].n == 200 and {row.attack for row in found.rows} == {"clean", "noise", "fgsm", "pgd", "own"}
+
+
+def the_weights(seed: int, **settings: Any) -> list[Tensor]:
+    train = small(sparring.data.load("digits")[0])
+    game = sparring.Game(sparring.models.mlp(train.shape, [16, 10]), seed=seed, **settings).fit(train, epochs=2)
+    return [*game.defender.parameters(), *game.attack.adversary.parameters()]
+
+
+def test_the_same_seed_gives_the_same_game_whatever_the_global_generator_does() -> None:
+    first = the_weights(1)
+    torch.rand(5)
+    state = torch.get_rng_state()
+    assert all(torch.equal(a, b) for a, b in zip(first, the_weights(1), strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(first[0], the_weights(2)[0])
+
+
+def test_the_settings_of_a_game_reach_it() -> None:
+    plain = the_weights(1)
+    for settings in (
+        {"eps": 0.3},
+        {"bound": "scaled"},
+        {"lr": 0.01},
+        {"clean_share": 0.2},
+        {"adversary_loss": "margin"},
+    ):
+        assert not torch.equal(plain[0], the_weights(1, **settings)[0]), settings
+
+
+def test_a_second_fit_goes_on_with_both_players() -> None:
+    train = small(sparring.data.load("digits")[0])
+    game = sparring.Game(sparring.models.mlp(train.shape, [16, 10])).fit(train, epochs=1)
+    adversary = game.attack.adversary
+    before = [p.detach().clone() for p in adversary.parameters()]
+    game.fit(train, epochs=1)
+    assert game.attack.adversary is adversary
+    assert not torch.equal(before[0], next(adversary.parameters()))
+
+
+def test_an_adversary_of_ones_own_is_used() -> None:
+    train = small(sparring.data.load("digits")[0])
+    network = sparring.models.mlp(train.shape, [12, 64])
+    game = sparring.Game(sparring.models.mlp(train.shape, [16, 10]), adversary=network).fit(train, epochs=1)
+    assert game.attack.adversary.network is network
+
+
+def test_a_game_that_was_not_played_has_no_attack() -> None:
+    with pytest.raises(RuntimeError, match="call fit"):
+        _ = sparring.Game(Conv()).attack
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"eps": 8}, r"8/255"),
+        ({"eps": -0.1}, "eps must be in"),
+        ({"eps": float("nan")}, "eps must be in"),
+        ({"loss": "hinge"}, "loss must be one of"),
+        ({"adversary_loss": "hinge"}, "loss must be one of"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        sparring.Game(Conv(), **settings)
+
+
+def test_an_unknown_bound_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="bound must be one of"):
+        sparring.Game(Conv(), bound="sigmoid")
+
+
+def test_a_game_that_diverges_says_so() -> None:
+    train = small(sparring.data.load("digits")[0])
+    with pytest.raises(Diverged, match=r"epoch \d+, step \d+: the (defender|adversary)'s"):
+        sparring.Game(Conv(), lr=1e30).fit(train, epochs=3, batch_size=50)

@@ -1,0 +1,181 @@
+"""Settings check themselves; TOML goes in; what is unknown or contradicts itself is refused in words."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparring.config import (
+    Adversary,
+    Data,
+    Network,
+    Opponent,
+    Optimizer,
+    Play,
+    Run,
+    Training,
+    differences,
+    from_dict,
+    read_toml,
+    to_dict,
+    updated,
+)
+from sparring.errors import InputError
+from sparring.recipes import PAPER, RECIPES, describe, recipe
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_survives_its_own_dictionary(name: str) -> None:
+    run = recipe(name)
+    assert run.recipe == name
+    again = from_dict(Run, to_dict(run))
+    assert again == run and again.digest == run.digest
+    assert describe(name).endswith((".", ")")) and len(describe(name)) > 20
+
+
+def test_the_recipes_are_the_papers_seven_and_more_and_all_different() -> None:
+    assert len(PAPER) == 7 and set(PAPER) < set(RECIPES)
+    assert len({recipe(name).digest for name in RECIPES}) == len(RECIPES)
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest() -> None:
+    with pytest.raises(InputError, match="did you mean 'gan_tanh'"):
+        recipe("gan_than")
+
+
+def test_a_toml_file_changes_only_the_keys_it_names(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(
+        "eps = 0.25\n[training]\nmax_epochs = 3\n[defender]\nhidden = [32]\n"
+        "[defender.optimizer]\nlr = 1\n[adversary]\nbound = 'scaled'\n"
+    )
+    run = updated(recipe("gan_tanh"), read_toml(path))
+    base = recipe("gan_tanh")
+    assert base.adversary is not None
+    assert run == replace(
+        base,
+        eps=0.25,
+        training=replace(base.training, max_epochs=3),
+        defender=replace(base.defender, hidden=(32,), optimizer=replace(base.defender.optimizer, lr=1.0)),
+        adversary=replace(base.adversary, bound="scaled"),
+    )
+    assert isinstance(run.defender.optimizer.lr, float) and isinstance(run.defender.hidden, tuple)
+    assert differences(base, run) == [
+        "adversary.bound: tanh -> scaled",
+        "defender.hidden: [128, 64] -> [32]",
+        "eps: 0.1 -> 0.25",
+        f"training.max_epochs: {base.training.max_epochs} -> 3",
+    ]
+
+
+def test_a_section_that_a_recipe_lacks_can_be_added() -> None:
+    run = updated(recipe("vanilla"), {"opponent": {"kind": "adversary"}, "adversary": {"hidden": [8]}})
+    assert run.adversary == Adversary(hidden=(8,))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epps": 0.1}, "unknown key 'epps'; did you mean 'eps'"),
+        ({"training": {"max_epoch": 3}}, r"unknown key 'max_epoch' in \[training\]; did you mean 'max_epochs'"),
+        ({"defender": {"optimizer": {"learning": 1}}}, r"unknown key 'learning' in \[defender.optimizer\].* known: "),
+        ({"training": {"max_epochs": "3"}}, "training.max_epochs must be int, got '3'"),
+        ({"training": {"max_epochs": 3.0}}, "training.max_epochs must be int, got 3.0"),
+        ({"training": {"max_epochs": True}}, "training.max_epochs must be int, got True"),
+        ({"training": 3}, "training must be a table of settings, got 3"),
+        ({"defender": {"hidden": 32}}, "defender.hidden must be a list, got 32"),
+        ({"defender": {"hidden": ["a"]}}, "defender.hidden must be int, got 'a'"),
+        ({"defender": {"hidden": [8, 0]}}, "hidden must be positive widths"),
+        ({"data": {"name": "minst"}}, "did you mean 'mnist'"),
+        ({"data": {"allow_unknown": 1}}, "data.allow_unknown must be bool, got 1"),
+        ({"data": {"limit": 1}}, "data.limit must be >= 2"),
+        ({"defender": {"optimizer": {"name": "adamw"}}}, "did you mean 'adam'"),
+        ({"defender": {"optimizer": {"lr": 0}}}, "lr must be > 0"),
+        ({"defender": {"optimizer": {"lr": float("inf")}}}, "lr must be > 0 and finite"),
+        ({"defender": {"optimizer": {"weight_decay": -1.0}}}, "weight_decay must be >= 0"),
+        ({"training": {"clean_share": 1.5}}, r"clean_share must be in \[0, 1\]; got 1.5"),
+        ({"training": {"clean_share": float("nan")}}, r"clean_share must be in \[0, 1\]"),
+        ({"training": {"batch_size": 1}}, "batch_size must be >= 2"),
+        ({"eps": 8}, r"did you mean 8/255"),
+        ({"eps": -0.1}, r"eps must be in \[0, 1\]"),
+        ({"eps": float("nan")}, r"eps must be in \[0, 1\]"),
+        ({"seed": 0.5}, "seed must be int"),
+        ({"play": {"dynamic": "simultaneous", "adversary_steps": 2}}, "steps both players once"),
+        ({"play": {"first": "nobody"}}, "first cannot be 'nobody'"),
+        ({"play": {"clip": "hard"}}, "clip cannot be 'hard'"),
+        ({"opponent": {"reach": 0.5}}, "cannot reach the boundary"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_words(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        updated(recipe("gan_tanh"), values)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Run("x", opponent=Opponent("adversary")), "contradicts adversary=None"),
+        (lambda: Run("x", adversary=Adversary()), "a game needs both"),
+        (lambda: Run("x", alone=Training()), "alone needs an adversary"),
+        (lambda: Run("x", eps=True), "eps must be in"),
+        (lambda: Play(dynamic="extragradient", defender_steps=3), "several steps need 'alternating'"),
+        (lambda: Play(first="nobody"), "first"),  # type: ignore[arg-type]
+        (lambda: Play(modes="evaluation"), "modes"),  # type: ignore[arg-type]
+        (lambda: Play(clip="hard"), "clip"),  # type: ignore[arg-type]
+        (lambda: Training(mix="all"), "mix"),  # type: ignore[arg-type]
+        (lambda: Training(min_lr=float("nan")), "min_lr"),
+        (lambda: Network(loss="hinge"), "loss"),  # type: ignore[arg-type]
+        (lambda: Optimizer(momentum=1.5), "momentum"),
+        (lambda: Data(name="imagenet"), "data.name"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_at_construction(make: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_the_digest_ignores_where_the_data_lie_and_nothing_that_decides() -> None:
+    run = recipe("gan_tanh")
+    same = [
+        replace(run, data=replace(run.data, root="/elsewhere")),
+        replace(run, training=replace(run.training, checkpoint_seconds=99.0)),
+    ]
+    assert all(other.digest == run.digest for other in same)
+    other = [
+        replace(run, seed=1),
+        replace(run, eps=0.2),
+        replace(run, data=replace(run.data, limit=100)),
+        replace(run, training=replace(run.training, batch_size=64)),
+        replace(run, play=replace(run.play, first="defender")),
+        replace(run, defender=replace(run.defender, optimizer=Optimizer(lr=0.5))),
+    ]
+    assert len({r.digest for r in [run, *other]}) == 7
+
+
+@pytest.mark.parametrize("text", ["eps = ", "[training\n", "eps = 0.1\neps = 0.2", "\x00"])
+def test_a_file_that_is_not_toml_is_an_input_error_that_names_it(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"broken\.toml is not TOML"):
+        read_toml(path)
+
+
+def test_a_file_that_is_not_there_is_an_input_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no config file .*none\.toml"):
+        read_toml(tmp_path / "none.toml")
+    (tmp_path / "latin.toml").write_bytes(b"# \xe9\n")
+    with pytest.raises(InputError, match="is not TOML"):
+        read_toml(tmp_path / "latin.toml")
+
+
+def test_a_dictionary_without_a_required_key_is_an_input_error() -> None:
+    with pytest.raises(InputError, match="recipe"):
+        from_dict(Run, {"seed": 1})
+
+
+def test_config_and_recipes_load_no_torch() -> None:
+    code = "import sys, sparring.config, sparring.recipes; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
