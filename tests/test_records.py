@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import json
 import math
+import os
 import types
 import typing
 from pathlib import Path
@@ -163,7 +164,7 @@ def test_an_atomic_write_leaves_the_old_file_or_the_new_and_nothing_aside(
             raise OSError("the disk is full")
 
         with monkeypatch.context() as patch:
-            patch.setattr(records.os, step, fails)
+            patch.setattr(os, step, fails)
             with pytest.raises(OSError, match="disk is full"):
                 records.atomically(path, b"new")
         assert path.read_bytes() == b"old"

@@ -144,6 +144,9 @@ class Play:
 
     def __post_init__(self) -> None:
         _one_of("play.dynamic", self.dynamic, ("alternating", "simultaneous", "extragradient"))
+        _one_of("play.first", self.first, ("adversary", "defender"))
+        _one_of("play.modes", self.modes, ("turns", "training"))
+        _one_of("play.clip", self.clip, ("plain", "straight_through", "none"))
         _at_least("play.adversary_steps", self.adversary_steps, 1)
         _at_least("play.defender_steps", self.defender_steps, 1)
         if self.dynamic != "alternating" and (self.adversary_steps, self.defender_steps) != (1, 1):
@@ -177,6 +180,8 @@ class Training:
         _at_least("training.max_epochs", self.max_epochs, 1)
         _at_least("training.patience", self.patience, 1)
         _share("training.flat", self.flat)
+        if not self.min_lr >= 0:
+            raise InputError(f"training.min_lr must be >= 0; got {self.min_lr}")
 
 
 @dataclass(frozen=True)
@@ -206,6 +211,8 @@ class Run:
                 f"opponent.kind={self.opponent.kind!r} contradicts adversary={'settings' if self.adversary else None}: "
                 "a game needs both, anything else neither"
             )
+        if self.adversary is not None and self.training.mix == "split" and self.training.clean_share == 1:
+            raise InputError("a game needs perturbed examples: training.clean_share must be below 1, got 1")
         if self.alone is not None and self.adversary is None:
             raise InputError("alone needs an adversary: only the initialised games have one that trains alone first")
 
@@ -278,6 +285,9 @@ def _fields(kind: Any, values: dict[str, Any], where: str) -> dict[str, Any]:
         if key not in known:
             place = f" in [{where}]" if where else ""
             raise InputError(f"unknown key {key!r}{place}{nearest(key, known)}")
+    needed = [f for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := [f.name for f in needed if f.name not in values]:
+        raise InputError(f"the settings{f' in [{where}]' if where else ''} lack {missing[0]!r}")
     return {k: _value(hints[k], v, f"{where}.{k}" if where else k) for k, v in values.items()}
 
 

@@ -23,7 +23,15 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 def training(model: nn.Module, *, keep_statistics: bool = False) -> Iterator[None]:
     """Every submodule in training mode; with `keep_statistics`, buffers (batch norm's) are as before afterwards."""
     changed = [module for module in model.modules() if not module.training]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if keep_statistics else []
+    buffers = (
+        [(m, n, b) for m in model.modules() for n, b in m._buffers.items() if b is not None] if keep_statistics else []
+    )
+    for (
+        module,
+        name,
+        buffer,
+    ) in buffers:  # the block moves a copy: a gradient taken later still finds the original unchanged
+        module._buffers[name] = buffer.clone()
     for module in changed:
         module.training = True
     try:
@@ -31,8 +39,8 @@ def training(model: nn.Module, *, keep_statistics: bool = False) -> Iterator[Non
     finally:
         for module in changed:
             module.training = False
-        for buffer, before in buffers:
-            buffer.copy_(before)
+        for module, name, buffer in buffers:
+            module._buffers[name] = buffer
 
 
 @contextmanager

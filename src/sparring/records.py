@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -417,8 +418,13 @@ def write(path: Path, records: Iterable[Any]) -> None:
 
 
 def append(path: Path, record: Any) -> None:
-    """Add one record to a file, in one write."""
-    with path.open("ab") as file:
+    """Add one record to a file, in one write; a cut last line (a killed writer's) goes first."""
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
         file.write((line(record) + "\n").encode())
 
 
@@ -485,7 +491,10 @@ def atomically(path: Path, content: bytes) -> None:
 
 
 def _records(path: Path, kind: type[R]) -> Iterator[R]:
-    lines = path.read_text(encoding="utf-8").split("\n")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not a file of sparring records ({error})") from error
     for number, text in enumerate(lines[:-1], start=1):  # what follows the last newline is empty or cut
         try:
             yield restore(kind, json.loads(text))
@@ -493,9 +502,14 @@ def _records(path: Path, kind: type[R]) -> Iterator[R]:
             raise InputError(f"{path}:{number} is not a sparring {kind.__name__} ({error})") from error
 
 
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
 def _restored(kind: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = typing.get_type_hints(kind)
+        hints = _hints(kind)
         known = {f.name for f in dataclasses.fields(kind)}
         if unknown := set(value) - known:
             raise TypeError(f"unknown field {sorted(unknown)[0]!r}")

@@ -51,7 +51,7 @@ def test_accuracies_are_tested_as_the_statistics_module_does() -> None:
     made = next(r for r in comparisons(found, [], grid=GRID) if r.claim == "F2e")
     a, b = (np.stack([found[r, s]["fgsm@0.1/sound"] for s in range(3)]) for r in ("gan_scaled_init", "fgsm"))
     interval = paired_bootstrap(a, b, seed=5)
-    assert made.difference == pytest.approx((a.mean() - b.mean()))
+    assert made.difference == pytest.approx(a.mean() - b.mean())
     assert (made.low, made.high) == pytest.approx((interval.low, interval.high), abs=0.003)
     raw = max(mcnemar(*pair).p_value for pair in zip(a, b, strict=True))
     family = [r for r in comparisons(found, [], grid=GRID) if r.family == "F2"]

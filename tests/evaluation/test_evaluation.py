@@ -103,7 +103,7 @@ def test_the_same_call_gives_the_same_numbers_with_attacks_that_draw(
     model: nn.Module, batch: tuple[Tensor, Tensor]
 ) -> None:
     threat = ThreatModel(0.1, SHAPE)
-    attacks = {"pgd2": PGD(threat, steps=1, step_size=0.1), "signs": Noise(threat, "sign")}
+    attacks: dict[str, Any] = {"pgd2": PGD(threat, steps=1, step_size=0.1), "signs": Noise(threat, "sign")}
 
     def logits() -> list[Tensor]:
         return [o.logits for o in evaluate(model, batch, eps=0.1, steps=2, attacks=attacks).outcomes.values()]

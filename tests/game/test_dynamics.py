@@ -122,7 +122,7 @@ def test_n_adversary_steps_before_one_of_the_defender_equal_the_linear_map() -> 
 
 
 def test_extragradient_looks_ahead_without_momentum_and_steps_with_it() -> None:
-    defender, x = Number(1.0), 0
+    defender = Number(1.0)
     adversary = Number(0.5)
     players = [
         player(name, network, maximize=up, lr=LR, momentum=0.9, weight_decay=0.0)

@@ -216,7 +216,7 @@ def test_in_a_duel_of_training_modes_the_resting_player_is_in_training_mode_too(
         adversary.network.train(training)
         modes: dict[str, list[bool]] = {"defender": [], "adversary": []}
         for p in (defender, adversary):
-            p.network.register_forward_hook(lambda m, a, o, name=p.name: modes[name].append(m.training))  # type: ignore[misc]
+            p.network.register_forward_hook(lambda m, a, o, seen=modes[p.name]: seen.append(m.training))
         duel(defender, adversary, THREAT, alternating(), others="training")(*batch)
         assert modes == {"defender": [True, True], "adversary": [True, True]}
         assert defender.network.training is training and adversary.network.training is training
@@ -228,7 +228,7 @@ def test_in_a_duel_of_turns_only_the_player_whose_turn_it_is_is_in_training_mode
     defender, adversary = defender_of(), adversary_of()
     modes: list[tuple[str, bool]] = []
     for p in (defender, adversary):
-        p.network.register_forward_hook(lambda m, a, o, name=p.name: modes.append((name, m.training)))  # type: ignore[misc]
+        p.network.register_forward_hook(lambda m, a, o, name=p.name: modes.append((name, m.training)))
     duel(defender, adversary, THREAT, alternating())(*batch)
     assert modes == [("adversary", True), ("defender", False), ("adversary", False), ("defender", True)]
 
@@ -318,7 +318,7 @@ def test_a_clipped_pixel_passes_gradient_straight_through_only_where_asked() -> 
     clips: tuple[Literal["plain", "straight_through", "none"], ...] = ("plain", "straight_through", "none")
     for clip in clips:
         defender, adversary = plain_players()
-        linear = adversary.network.network.linears[-1]  # type: ignore[union-attr]
+        linear = [m for m in adversary.network.modules() if isinstance(m, nn.Linear)][-1]
         with torch.no_grad():
             linear.bias.fill_(2.0)  # every pixel is pushed up, out of range
             linear.weight.zero_()

@@ -34,12 +34,12 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def players(**settings: Any) -> tuple[Player, Player]:
-    settings = {"lr": 0.05, "rate": "constant"} | settings
+    learning: dict[str, Any] = {"lr": 0.05, "rate": "constant"} | settings
     adversary = Adversary(mlp(SHAPE, [8, 16], generator=seeded(2)))
     defender = mlp(SHAPE, [8, C], generator=seeded(1))
     return (
-        player("adversary", adversary, maximize=True, **settings),
-        player("defender", defender, maximize=False, **settings),
+        player("adversary", adversary, maximize=True, **learning),
+        player("defender", defender, maximize=False, **learning),
     )
 
 

@@ -44,19 +44,12 @@ from sparring.records import (
 TITLE = "FABRICATED TEST DATA, no measurement"
 
 
-def write_folder(
-    out: Path, *, seeds: int = 3, recipes: Sequence[str] = RECIPES, diverge: str | None = None
-) -> Path:
+def write_folder(out: Path, *, seeds: int = 3, recipes: Sequence[str] = RECIPES, diverge: str | None = None) -> Path:
     """Write a plausible, made-up output folder; the last seed of the recipe `diverge` diverges."""
     rng = random.Random(0)
     paths = OutPaths(out)
     out.mkdir(parents=True, exist_ok=True)
-    done = [
-        (recipe, seed)
-        for recipe in recipes
-        for seed in range(seeds)
-        if (recipe, seed) != (diverge, seeds - 1)
-    ]
+    done = [(recipe, seed) for recipe in recipes for seed in range(seeds) if (recipe, seed) != (diverge, seeds - 1)]
     accuracies = [record for recipe, seed in done for record in results(recipe, seed, rng)]
     fresh = [exploitability(recipe, seed, rng) for recipe, seed in done]
     matrix = [record for recipe, seed in done for record in transfer(recipe, seed, rng)]
@@ -128,9 +121,7 @@ def _summary(
 ) -> list[SummaryRecord]:
     groups: dict[tuple[str, str, str, float | None, str], list[float]] = {}
 
-    def add(
-        recipe: str, metric: str, attack: str, eps: float | None, protocol: str, value: float | None
-    ) -> None:
+    def add(recipe: str, metric: str, attack: str, eps: float | None, protocol: str, value: float | None) -> None:
         if value is not None:
             groups.setdefault((recipe, metric, attack, eps, protocol), []).append(value)
 
@@ -159,9 +150,7 @@ def _summary(
     for (recipe, metric, attack, eps, protocol), values in groups.items():
         mean, half = statistics.fmean(values), None
         if len(values) > 1:
-            half = (
-                {2: 12.71, 3: 4.30}.get(len(values), 2.3) * statistics.stdev(values) / math.sqrt(len(values))
-            )
+            half = {2: 12.71, 3: 4.30}.get(len(values), 2.3) * statistics.stdev(values) / math.sqrt(len(values))
         made.append(
             SummaryRecord(
                 recipe=recipe,

@@ -102,9 +102,7 @@ def exploitability(recipe: str, seed: int, rng: random.Random) -> Exploitability
 
 def transfer(recipe: str, seed: int, rng: random.Random) -> list[TransferRecord]:
     """Made up. A row of the transfer matrix."""
-    sources = [(name, "co-trained") for name in GAMES] + [
-        (name, "trained alone") for name in GAMES if "init" in name
-    ]
+    sources = [(name, "co-trained") for name in GAMES] + [(name, "trained alone") for name in GAMES if "init" in name]
     sources += [("uniform noise", "noise"), ("sign noise", "noise")]
     records = []
     for name, kind in sources:
@@ -196,9 +194,7 @@ def calibration(recipe: str, seed: int, rng: random.Random) -> list[CalibrationR
             )
         ece = tilt * 0.8 + rng.random() * 0.01
         sides = {
-            f"{m}_{side}": ece + d
-            for m in ("ece", "adaptive_ece")
-            for side, d in (("low", -0.01), ("high", 0.01))
+            f"{m}_{side}": ece + d for m in ("ece", "adaptive_ece") for side, d in (("low", -0.01), ("high", 0.01))
         }
         records.append(
             CalibrationRecord(
@@ -302,12 +298,8 @@ def example(k: int, rng: random.Random) -> ExampleRecord:
         return min(max(1.9 - near, 0.0), 1.0)
 
     image = [[ink(x, y) for x in range(28)] for y in range(28)]
-    noise = [
-        [rng.choice((-0.1, 0.1)) if 3 < x < 25 and 3 < y < 25 else 0.0 for x in range(28)] for y in range(28)
-    ]
-    perturbed = [
-        [min(max(a + d, 0), 1) for a, d in zip(p, q, strict=True)] for p, q in zip(image, noise, strict=True)
-    ]
+    noise = [[rng.choice((-0.1, 0.1)) if 3 < x < 25 and 3 < y < 25 else 0.0 for x in range(28)] for y in range(28)]
+    perturbed = [[min(max(a + d, 0), 1) for a, d in zip(p, q, strict=True)] for p, q in zip(image, noise, strict=True)]
     return ExampleRecord(
         attack=("fgsm", "pgd", "own")[k % 3],
         recipe=("vanilla", "fgsm", "gan_tanh")[k % 3],

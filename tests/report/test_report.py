@@ -59,9 +59,7 @@ class Page(HTMLParser):
         assert len(known) == len(attrs), f"<{tag}> has an attribute twice"
         self.elements.append((tag, known))
         self.ids += [v for k, v in attrs if k == "id" and v]
-        self.references += [
-            v for k, v in attrs if k in ("src", "href", "srcset", "xlink:href", "action") and v
-        ]
+        self.references += [v for k, v in attrs if k in ("src", "href", "srcset", "xlink:href", "action") and v]
         if tag not in VOID or (tag in ("path", "rect", "line") and not self.rawdata_selfclosing()):
             self.open.append(tag)
 
@@ -111,9 +109,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
     folder = fabricated.write_folder(tmp_path / "out", seeds=2, recipes=("vanilla", "gan_tanh"))
     for name in ("calibration", "epochs"):
         OutPaths(folder).records(name).unlink()
-    keep = [
-        r for r in summaries(folder) if r.metric != "accuracy" or r.attack == "clean" or r.eps == 0.1
-    ]  # no curves
+    keep = [r for r in summaries(folder) if r.metric != "accuracy" or r.attack == "clean" or r.eps == 0.1]  # no curves
     write(OutPaths(folder).records("summary"), keep)
     results = read(OutPaths(folder).records("results"), AccuracyRecord)
     write(OutPaths(folder).records("results"), [r for r in results if r.attack == "clean"])
@@ -157,8 +153,7 @@ def headline_rows(html: str) -> dict[str, list[str]]:
 def test_the_page_asks_nothing_of_the_network(html: str) -> None:
     page = Page(html)
     assert all(
-        re.match(r"(#|data:image/png;base64,|figures/[a-z0-9]+\.(svg|png|pdf|csv)$)", r)
-        for r in page.references
+        re.match(r"(#|data:image/png;base64,|figures/[a-z0-9]+\.(svg|png|pdf|csv)$)", r) for r in page.references
     )
     assert not re.search(r"https?:|//[a-z]+\.|@import|@font-face", html)
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", html))
@@ -266,12 +261,8 @@ def test_hostile_names_are_escaped(sketch: Path) -> None:
         started=head["started"],
     )
     claims = read_json(paths.claims)
-    write_json(
-        paths.claims, [{**c, "claim": evil, "sentence": evil, "paper": evil, "id": evil} for c in claims]
-    )
-    renamed = [
-        dataclasses.replace(r, recipe=evil) if r.recipe == "gan_tanh" else r for r in summaries(sketch)
-    ]
+    write_json(paths.claims, [{**c, "claim": evil, "sentence": evil, "paper": evil, "id": evil} for c in claims])
+    renamed = [dataclasses.replace(r, recipe=evil) if r.recipe == "gan_tanh" else r for r in summaries(sketch)]
     write(paths.records("summary"), renamed)
     html = rendered(sketch)
     page = Page(html)
@@ -280,9 +271,7 @@ def test_hostile_names_are_escaped(sketch: Path) -> None:
     assert not any(name.startswith("on") for _, a in page.elements for name in a)
 
 
-def test_one_seed_shows_values_without_intervals_over_seeds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_seed_shows_values_without_intervals_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(svg, "draw", empty)
     folder = fabricated.write_folder(tmp_path / "out", seeds=1, recipes=("vanilla", "gan_tanh"))
     html = rendered(folder)
@@ -313,19 +302,14 @@ def test_record_files_may_be_absent_one_after_another(sketch: Path) -> None:
         Page(rendered(sketch))
 
 
-def test_a_diverged_run_says_so_and_shows_no_accuracy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_diverged_run_says_so_and_shows_no_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(svg, "draw", empty)
     folder = fabricated.write_folder(tmp_path / "out", seeds=2, recipes=("vanilla", "noise"), diverge="noise")
     html = rendered(folder)
     rows = re.findall(r'<tr class="diverged">(.*?)</tr>', html, re.S)
     assert len(rows) == 1
     assert "diverged" in rows[0] and "98." not in rows[0]
-    assert (
-        "1 seed diverged"
-        in Page(html[html.index('<table class="headline"') : html.index("</table>") + 8]).text
-    )
+    assert "1 seed diverged" in Page(html[html.index('<table class="headline"') : html.index("</table>") + 8]).text
 
 
 def test_a_folder_that_holds_no_reproduction_is_an_input_error_of_one_line(tmp_path: Path) -> None:

@@ -122,10 +122,11 @@ def capacity(claim: Claim, evidence: Evidence) -> ClaimRecord:
         verdict = "refuted"
     best, most = max(fresh, key=lambda c: c.mean), max(in_game, key=lambda c: c.mean)
     said = (
-        f"Of {len(fresh)} games with players closer in size, the best changes what a fresh adversary leaves by {best}; "
+        f"Of {len(fresh)} games with players closer in size the best changes what a fresh adversary leaves by {best}; "
     )
-    said += f"the adversary in the game takes at most {most} more"
-    said += ", which is " + ("clear of zero" if clear else "no clear change") + " after correction"
+    said += f"the adversary in the game takes at most {most} more. After correction "
+    shown = listing(f"{c.variant}, {'fresh' if c.metric == 'fresh' else 'in the game'}" for c in clear)
+    said += f"clear of zero: {shown}" if clear else "no change is clear of zero"
     said += "." if all(len(c.differences) > 1 for c in tests) else f" ({ONE_SEED})."
     return ClaimRecord(
         id=claim.id,

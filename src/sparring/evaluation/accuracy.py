@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring import modes
-from sparring.attacks import PGD, Attack, fgsm, identity
+from sparring.attacks import PGD, Attack, WorstCase, fgsm, identity
 from sparring.data import Data
 from sparring.errors import InputError
 from sparring.randomness import Stream
@@ -201,6 +201,9 @@ def aimed(attack: Attack) -> Callable[[ThreatModel], Attack]:
     One that has a `threat` field is given the new one; a plain callable keeps its own radius, and what it
     returns is projected into the ball.
     """
+    if isinstance(attack, WorstCase):
+        each = [aimed(one) for one in attack.attacks]
+        return lambda threat: WorstCase(tuple(one(threat) for one in each), threat)
     if dataclasses.is_dataclass(attack) and hasattr(attack, "threat"):
         return lambda threat: dataclasses.replace(attack, threat=threat)
     return lambda threat: _Projected(attack, threat)
@@ -241,7 +244,7 @@ def _inside(threat: ThreatModel, x_adv: Tensor, x: Tensor) -> float:
     if x_adv.shape != x.shape:
         raise InputError(f"the attack returned shape {tuple(x_adv.shape)} for inputs of shape {tuple(x.shape)}")
     distance = float(threat.distance(x_adv, x).max()) if x.numel() else 0.0
-    if distance > float(threat.eps) + 1e-6:
+    if not distance <= float(threat.eps) + 1e-6:  # NaN is outside
         raise InputError(f"the attack left the ball: distance {distance:.6f} > eps {float(threat.eps):g}")
     if x.numel() and (float(x_adv.min()) < threat.low - 1e-6 or float(x_adv.max()) > threat.high + 1e-6):
         raise InputError(f"the attack left the pixel range: {float(x_adv.min()):.4f}..{float(x_adv.max()):.4f}")

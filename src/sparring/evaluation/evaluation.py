@@ -1,13 +1,15 @@
 """evaluate: the short way in. Accuracy with intervals over a grid of eps, for a model of anyone's."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from sparring import modes
 from sparring.attacks import Attack, Noise
-from sparring.data import as_data
+from sparring.data import Data, as_data
 from sparring.errors import NotFinite
 from sparring.evaluation.accuracy import Outcome, aimed, clean, curve, fgsm_curve, pgd_curve
 from sparring.evaluation.calibration import calibrate
@@ -47,6 +49,8 @@ class Evaluation:
     def worst_case(self, eps: float) -> float:
         """Robust accuracy: the share of examples that survive every attack that ran at this eps."""
         survived = [outcome.correct for (_, e), outcome in self.outcomes.items() if e == eps]
+        if not survived:
+            raise KeyError(f"nothing was measured at eps {eps:g}")
         left = survived[0]
         for correct in survived[1:]:
             left = left & correct
@@ -80,30 +84,46 @@ def evaluate(
     then no accuracy is reported.
     """
     grid = [check_eps(value) for value in ([eps] if isinstance(eps, int | float) else eps)]
-    test = as_data(data)
+    test = _with_the_models_classes(as_data(data), model) if not isinstance(data, Data) else data
     device = next((p.device for p in model.parameters()), test.images.device)
     test = test.to(device)
     outcomes: dict[tuple[str, float], Outcome] = {}
-    plain = clean(model, test, batch_size=batch_size)
-    _all_finite(plain)
-    outcomes["clean", 0.0] = plain
-    positive = sorted({value for value in grid if value > 0})
-    stream = Stream(seed, "eval.noise")
-    curves = {
-        "noise": curve(
-            model, test, lambda threat: Noise(threat, "uniform", stream), positive, stream=stream, batch_size=batch_size
-        ),
-        "fgsm": fgsm_curve(model, test, positive, batch_size=batch_size),
-        "pgd": pgd_curve(model, test, positive, steps=steps, restarts=restarts, seed=seed, batch_size=batch_size),
-    }
-    for name, attack in (attacks or {}).items():
-        curves[name] = curve(model, test, aimed(attack), positive, batch_size=batch_size)
+    with modes.frozen(model):  # also for an attack that calls backward, or forgets the mode
+        plain = clean(model, test, batch_size=batch_size)
+        _all_finite(plain)
+        outcomes["clean", 0.0] = plain
+        positive = sorted({value for value in grid if value > 0})
+        stream = Stream(seed, "eval.noise")
+        curves = {
+            "noise": curve(
+                model,
+                test,
+                lambda threat: Noise(threat, "uniform", stream),
+                positive,
+                stream=stream,
+                batch_size=batch_size,
+            ),
+            "fgsm": fgsm_curve(model, test, positive, batch_size=batch_size),
+            "pgd": pgd_curve(model, test, positive, steps=steps, restarts=restarts, seed=seed, batch_size=batch_size),
+        }
+        for name, attack in (attacks or {}).items():
+            own = getattr(attack, "stream", None)
+            curves[name] = curve(model, test, aimed(attack), positive, stream=own, batch_size=batch_size)
     for name, found in curves.items():
         for value, outcome in found.items():
             _all_finite(outcome)
             outcomes[name, value] = outcome
     ece = float(calibrate(plain.logits.cpu(), test.labels.cpu(), n_resamples=20).ece)
     return Evaluation(tuple(_row(name, value, o) for (name, value), o in outcomes.items()), ece, outcomes)
+
+
+def _with_the_models_classes(data: Data, model: nn.Module) -> Data:
+    """Arrays know only the classes that occur in them; the model may know more."""
+    device = next((p.device for p in model.parameters()), data.images.device)
+    with torch.no_grad(), modes.evaluation(model):
+        out = model(data.floats(torch.tensor([0])).to(device))
+    more = isinstance(out, Tensor) and out.ndim == 2 and out.shape[-1] > data.n_classes
+    return replace(data, n_classes=out.shape[-1]) if more else data
 
 
 def _row(attack: str, eps: float, outcome: Outcome) -> Row:

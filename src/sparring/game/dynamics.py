@@ -39,10 +39,11 @@ def alternating(adversary_steps: int = 1, defender_steps: int = 1, first: str = 
 
 def simultaneous(adversary: Turn, defender: Turn) -> None:
     """Both gradients at the same point, then both steps."""
-    values = [turn.objective() for turn in (adversary, defender)]
-    grads = [turn.player.gradients(v) for turn, v in zip((adversary, defender), values, strict=True)]
-    for turn, value, grad in zip((adversary, defender), values, grads, strict=True):
-        turn.player.apply(value, grad)
+    turns = (adversary, defender)
+    # each gradient right after its value: the other's pass moves the batch-norm statistics that this one's backward reads
+    grads = [turn.player.gradients(turn.objective()) for turn in turns]
+    for turn, grad in zip(turns, grads, strict=True):
+        turn.player.apply(grad)
 
 
 def extragradient(adversary: Turn, defender: Turn) -> None:
@@ -59,11 +60,12 @@ def extragradient(adversary: Turn, defender: Turn) -> None:
             turn.player.optimizer.walk([-g for g in grad] if turn.player.maximizes else grad)
         for buffer, value in buffers:
             buffer.copy_(value)
-    values = [turn.objective() for turn in turns]
-    grads = [turn.player.gradients(value) for turn, value in zip(turns, values, strict=True)]
-    with torch.no_grad():
-        for turn, points in zip(turns, before, strict=True):
-            for parameter, point in zip(turn.player.optimizer.parameters, points, strict=True):
-                parameter.copy_(point)
-    for turn, value, grad in zip(turns, values, grads, strict=True):
-        turn.player.apply(value, grad)
+    try:
+        grads = [turn.player.gradients(turn.objective()) for turn in turns]
+    finally:
+        with torch.no_grad():
+            for turn, points in zip(turns, before, strict=True):
+                for parameter, point in zip(turn.player.optimizer.parameters, points, strict=True):
+                    parameter.copy_(point)
+    for turn, grad in zip(turns, grads, strict=True):
+        turn.player.apply(grad)

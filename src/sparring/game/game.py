@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from sparring.adversaries import Adversary
+from sparring.adversaries import BOUNDS, Adversary
 from sparring.attacks import LearnedAttack
 from sparring.config import Training
 from sparring.data import Data, as_data
@@ -48,6 +48,8 @@ class Game:
         for name in (loss, adversary_loss):
             if name not in LOSSES:
                 raise InputError(f"loss must be one of {', '.join(LOSSES)}; got {name!r}")
+        if bound not in BOUNDS:
+            raise InputError(f"bound must be one of {', '.join(BOUNDS)}; got {bound!r}")
         self.defender = defender
         self.eps = eps
         self.bound = bound
@@ -115,7 +117,7 @@ class Game:
         network = self._network or mlp(
             data.shape, [512, 512, n_pixels], generator=generator(self.seed, "init.adversary")
         )
-        return Adversary(network, self.bound)
+        return Adversary(network, self.bound, data.shape)
 
 
 def _device_of(model: nn.Module) -> torch.device:

@@ -5,7 +5,7 @@ and, on the training batch as it was met, the accuracies. Clean and perturbed ex
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
@@ -161,7 +161,7 @@ def check_maximizes(adversary: Player) -> None:
 
 def _resting(network: nn.Module, others: Literal["turns", "training"]) -> AbstractContextManager[None]:
     """The mode of a player whose turn it is not."""
-    return modes.frozen(network) if others == "turns" else nullcontext()
+    return modes.frozen(network) if others == "turns" else modes.training(network)
 
 
 def _accuracy(logits: Tensor, y: Tensor) -> Tensor:

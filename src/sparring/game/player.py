@@ -25,21 +25,24 @@ class Player:
         return self.optimizer.maximize
 
     def gradients(self, objective: Tensor) -> list[Tensor]:
-        """The objective's gradients for this player's parameters, in their order."""
-        return list(torch.autograd.grad(objective, self.optimizer.parameters))
-
-    def apply(self, objective: Tensor, grads: Sequence[Tensor]) -> None:
-        """Step along the gradients; raises Diverged, before anything has changed, where they are not finite."""
+        """The objective's gradients for this player's parameters, in their order; raises Diverged where not finite."""
+        grads = list(
+            torch.autograd.grad(objective, self.optimizer.parameters, allow_unused=True, materialize_grads=True)
+        )
         self.grad_norm = torch.stack(torch._foreach_norm(list(grads))).norm()
         if not torch.isfinite(self.grad_norm):
             raise Diverged(f"the {self.name}'s gradient is not finite (its objective is {float(objective.detach()):g})")
         if not torch.isfinite(objective):
             raise Diverged(f"the {self.name}'s loss is not finite")
+        return grads
+
+    def apply(self, grads: Sequence[Tensor]) -> None:
+        """Step along the gradients."""
         self.optimizer.step(grads)
 
     def step(self, objective: Tensor) -> None:
         """One gradient step on this objective."""
-        self.apply(objective, self.gradients(objective))
+        self.apply(self.gradients(objective))
 
     def end_epoch(self, epochs: int, objective: Tensor) -> None:
         """Tell the rate rule how many epochs are over and the last one's mean objective, of shape () or (S,)."""
@@ -89,7 +92,7 @@ def player(
     n_copies: int | None = None,
 ) -> Player:
     """A player with the paper's settings as defaults (section 4); `n_copies` for a stack."""
-    parameters = list(network.parameters())
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     steps = optimizer(
         kind, parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, maximize=maximize, n_copies=n_copies
     )
