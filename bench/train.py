@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,7 @@ class PerSample(Dataset[tuple[torch.Tensor, int]]):
 def plain_network(sizes: tuple[int, ...]) -> nn.Sequential:
     """A network as a user would write it."""
     layers: list[nn.Module] = [nn.Flatten()]
-    for i, (n_in, n_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (n_in, n_out) in enumerate(pairwise(sizes)):
         layers.append(nn.Linear(n_in, n_out))
         if i < len(sizes) - 2:
             layers += [nn.BatchNorm1d(n_out), nn.LeakyReLU(0.01)]
@@ -125,7 +126,7 @@ def void(_: object) -> None:
 
 def products(sizes: tuple[int, ...]) -> int:
     """Floating-point operations of one forward pass of one example."""
-    return sum(2 * a * b for a, b in zip(sizes, sizes[1:], strict=False))
+    return sum(2 * a * b for a, b in pairwise(sizes))
 
 
 def needed(kind: str) -> float:

@@ -34,7 +34,7 @@ def gan_tanh() -> Run:
         opponent=Opponent("adversary"),
         defender=Network(optimizer=EVERY_TEN),
         adversary=Adversary(optimizer=EVERY_TEN),
-        training=Training(patience=20),  # a flat stretch must have seen at least one halving
+        training=Training(patience=15),  # a flat stretch must have seen at least one halving
     )
 
 
