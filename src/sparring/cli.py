@@ -88,7 +88,7 @@ class Evaluate:
     device: str = "cpu"
     pgd_steps: int = 40
     pgd_restarts: int = 2
-    fresh_epochs: int = 6
+    fresh_epochs: int = 1
     """epochs of training for each fresh adversary"""
     fresh_seeds: tuple[int, ...] = (0, 1, 2)
     json: bool = False
@@ -230,7 +230,7 @@ def _whole(options: Any, data: config.Data, command: str, names: tuple[str, ...]
         recipes=names,
         measurement=Measurement(fresh_epochs=20) if small else Measurement(),
         sweeps=sweeps,
-        sweep_epochs=40 if small else 10,
+        sweep_epochs=40 if small else 4,
         workers=_workers(options.workers),
         device=options.device,
         command=command,
@@ -247,7 +247,8 @@ def _whole(options: Any, data: config.Data, command: str, names: tuple[str, ...]
     _result(options.json, {"out": str(options.out), "report": str(paths.report), "claims": str(paths.claims)})
     if not options.json:
         print(_headline(paths))
-        print(f"\nreport: {paths.report.resolve()}")
+        if paths.report.is_file():
+            print(f"\nreport: {paths.report.resolve()}")
     return 0
 
 

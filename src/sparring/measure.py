@@ -12,7 +12,7 @@ from sparring.attacks import Attack, LearnedAttack, Noise, fgsm, identity
 from sparring.config import GRID, Run
 from sparring.data import Data
 from sparring.environment import commit
-from sparring.errors import Interrupted
+from sparring.errors import Interrupted, NotFinite
 from sparring.evaluation.accuracy import Outcome, attacked, averaged_over_passes, curve, fgsm_curve, pgd_curve
 from sparring.evaluation.calibration import calibrate
 from sparring.evaluation.exploitability import FRESH, exploitability
@@ -45,7 +45,7 @@ class Measurement:
     pgd_restarts: int = 2
     passes: int = 3  # of the paper protocol
     fresh_seeds: tuple[int, ...] = (0, 1, 2)
-    fresh_epochs: int = 6
+    fresh_epochs: int = 1
     n_resamples: int = 200
 
 
@@ -77,6 +77,7 @@ def measure_run(
     sound = _sound(trained.run, defender, adversary, test, settings)
     pause()
     paper = _paper(trained.run, defender, adversary, test, settings)
+    _all_finite(sound, paths)
     notice("attacked")
     results = [_accuracy(trained.run, name, eps, "sound", o, o.accuracy) for (name, eps), o in sound.items()]
     results += [_accuracy(trained.run, name, eps, "paper", o, mean) for (name, eps), (mean, o) in paper.items()]
@@ -125,9 +126,18 @@ def _sound(
         "sign_noise": curve(model, test, lambda t: Noise(t, "sign", stream), grid, stream=stream),
     }
     if adversary is not None:
-        curves["own"] = curve(model, test, lambda t: LearnedAttack(adversary, t), grid)  # type: ignore[arg-type]
+        curves["own"] = curve(model, test, lambda t: LearnedAttack(adversary, t), {*grid, run.eps})  # type: ignore[arg-type]
     outcomes = {("clean", 0.0): attacked(model, test, identity, ThreatModel(0.0, test.shape))}
     return outcomes | {(name, eps): o for name, found in curves.items() for eps, o in found.items()}
+
+
+def _all_finite(outcomes: dict[tuple[str, float], Outcome], paths: RunPaths) -> None:
+    for (name, eps), outcome in outcomes.items():
+        if n_invalid := int(outcome.invalid.sum()):
+            raise NotFinite(
+                f"logits are not finite for {n_invalid} of {outcome.invalid.numel()} examples under {name} at eps {eps:g} "
+                f"({paths.folder}); no accuracy is reported"
+            )
 
 
 def _paper(

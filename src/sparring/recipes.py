@@ -34,7 +34,7 @@ def gan_tanh() -> Run:
         opponent=Opponent("adversary"),
         defender=Network(optimizer=EVERY_TEN),
         adversary=Adversary(optimizer=EVERY_TEN),
-        training=Training(patience=15),  # a flat stretch must have seen at least one halving
+        training=Training(patience=15, min_lr=0.02),  # after 60 epochs the rate is 1/64; a flat stretch sees a halving
     )
 
 
@@ -45,12 +45,12 @@ def gan_scaled() -> Run:
 
 def gan_tanh_init() -> Run:
     """The tanh game, its adversary first trained alone against the trained vanilla model (section 4.5)."""
-    return replace(gan_tanh(), recipe="gan_tanh_init", alone=Training(max_epochs=20))
+    return replace(gan_tanh(), recipe="gan_tanh_init", alone=Training(max_epochs=8))
 
 
 def gan_scaled_init() -> Run:
     """The scaled game, its adversary first trained alone against the trained vanilla model (section 4.5)."""
-    return replace(gan_scaled(), recipe="gan_scaled_init", alone=Training(max_epochs=20))
+    return replace(gan_scaled(), recipe="gan_scaled_init", alone=Training(max_epochs=8))
 
 
 def pgd() -> Run:

@@ -5,7 +5,7 @@ Knows nothing of how a model was trained. Letters: N examples, S copies, C class
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -98,7 +98,7 @@ def curve(
     model: nn.Module,
     data: Data,
     attack: Callable[[ThreatModel], Attack],
-    grid: Sequence[float],
+    grid: Iterable[float],
     *,
     reuse: bool = False,
     **settings: Any,
