@@ -4,6 +4,8 @@
 
 MNIST shapes, random pixels, batch 128, the paper's networks. Both loops take the same steps: the same half of every batch is
 perturbed, the same optimizer settings. The loops alternate within one run, and what counts is the ratio of their medians.
+The last rows compare whole machines: two seeds of ours at a time, one thread each, as `sparring reproduce` runs them, with the
+plain loop on all cores; the ratio is of seeds per second.
 Products are counted that are needed and no others: the first layer has no input gradient (except for FGSM, which asks for
 just that one), and an attack needs no parameter gradients.
 """
@@ -17,6 +19,8 @@ import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from multiprocessing import Queue, get_context
+from multiprocessing.synchronize import Barrier
 
 import torch
 import torch.nn.functional as F
@@ -153,6 +157,39 @@ def matmul_rate() -> float:
     return best
 
 
+def pair_worker(kind: str, n_examples: int, rounds: int, start: Barrier, queue: "Queue[float]") -> None:
+    """One of two seeds at a time: its epochs on one thread, between two barriers."""
+    torch.set_num_threads(1)
+    epoch = our_epoch(kind, random_data(n_examples))
+    epoch()
+    start.wait()
+    started = time.perf_counter()
+    for _ in range(rounds):
+        epoch()
+    queue.put(time.perf_counter() - started)
+
+
+def two_at_a_time(kind: str, n_examples: int, rounds: int) -> float:
+    """Seconds per seed and epoch when two processes train one seed each."""
+    context = get_context("spawn")
+    start, queue = context.Barrier(2), context.Queue()
+    arguments = (kind, n_examples, rounds, start, queue)
+    processes = [context.Process(target=pair_worker, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    slowest = max(queue.get() for _ in processes)
+    for process in processes:
+        process.join()
+    return slowest / rounds / 2
+
+
+def random_data(n_examples: int) -> Data:
+    """Random pixels and labels in MNIST's shapes."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (n_examples, *SHAPE), dtype=torch.uint8, generator=generator)
+    return Data(images, torch.randint(0, 10, (n_examples,), generator=generator), 10, "random")
+
+
 def timed(epoch: Callable[[], None]) -> float:
     started = time.perf_counter()
     epoch()
@@ -166,10 +203,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0: one, then two")
     parser.add_argument("--json")
     options = parser.parse_args()
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (options.examples, *SHAPE), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(0, 10, (options.examples,), generator=generator)
-    data = Data(images, labels, 10, "random")
+    data = random_data(options.examples)
+    images, labels = data.images, data.labels
     loaders = {
         "TensorDataset": DataLoader(TensorDataset(data.floats(), labels), BATCH, shuffle=True, drop_last=True),
         "per-sample": DataLoader(PerSample(images, labels), BATCH, shuffle=True, drop_last=True),
@@ -206,6 +241,23 @@ def main() -> None:
                         "matmul_gflops": round(rate, 1),
                     }
                 )
+            if threads == 2:
+                pair = two_at_a_time(kind, options.examples, options.rounds)
+                for name in loaders:
+                    ratios = [theirs / pair for theirs in seconds[name]]
+                    rows.append(
+                        rows[-1]
+                        | {
+                            "threads": "2 x 1",
+                            "plain loop with": name,
+                            "ms_per_step": round(1e3 * pair / steps, 3),
+                            "plain_ms_per_step": round(1e3 * statistics.median(seconds[name]) / steps, 3),
+                            "ratio": round(statistics.median(ratios), 2),
+                            "lowest": round(min(ratios), 2),
+                            "highest": round(max(ratios), 2),
+                            "gflops": round(needed(kind) * steps / pair / 1e9, 1),
+                        }
+                    )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     print(
         f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, {options.rounds} rounds"

@@ -1,14 +1,17 @@
 """The command line: flags from the config's dataclasses, one line an error, an exit code a reason. Loads torch only to work."""
 
+import contextlib
 import dataclasses
+import difflib
+import io
 import json
 import os
+import re
 import shlex
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -130,6 +133,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except KeyboardInterrupt:
+        code = _explain(Interrupted(2, "stopped; the same command goes on from what is finished"))
     except Exception as error:
         code = _explain(error)
     sys.exit(code)
@@ -190,13 +195,42 @@ def _usage() -> str:
     return "\n".join(lines)
 
 
-def _parse(kind: type[Any], words: Sequence[str], program: str, default: Any = None) -> Any:
+def _parse(kind: type[Any], words: Sequence[str], program: str) -> Any:
     try:
         import tyro
     except ImportError:
         raise need("tyro") from None
-    arguments: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(kind, args=list(words), prog=f"sparring {program}", **arguments)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, args=list(words), prog=f"sparring {program}")
+    except SystemExit as end:
+        if not end.code:
+            raise
+    raise InputError(f"{_in_one_line(complaint.getvalue(), _flags(kind))} (sparring {program} --help lists all)")
+
+
+def _in_one_line(complaint: str, flags: Sequence[str]) -> str:
+    """What tyro says in a box, as one line, with the option that was probably meant."""
+    said = re.split("─{3,}|Argument helptext:", re.sub("[│╭╮╰╯]", " ", complaint).partition("\n")[2])[0]
+    text = re.sub(r"^Error parsing (?!--)[\w.]+: ", "", " ".join(said.split())) or " ".join(complaint.split())
+    unknown = re.match("Unrecognized options: ([^ ,=]+)", text)
+    close = difflib.get_close_matches(unknown[1], flags, n=1) if unknown else []
+    return f"{text}; did you mean {close[0]!r}?" if close else text
+
+
+def _flags(kind: type[Any]) -> list[str]:
+    """The options that a dataclass of settings has, those of settings within settings included."""
+
+    def names(value: Any, prefix: str) -> Iterator[str]:
+        for f in dataclasses.fields(value):
+            inner = f.default if isinstance(value, type) else getattr(value, f.name)
+            if dataclasses.is_dataclass(inner):
+                yield from names(inner, f"{prefix}{f.name}.")
+            else:
+                yield f"--{prefix}{f.name}".replace("_", "-")
+
+    return list(names(kind, ""))
 
 
 def _reproduce(words: list[str]) -> int:
@@ -217,7 +251,8 @@ def _whole(options: Any, data: config.Data, command: str, names: tuple[str, ...]
         recipes.recipe(name)
     if options.dry_run:
         return _dry(
-            f"train and measure {', '.join(names)} on {data.name} with seeds {_list(seeds)}, into {options.out}"
+            f"train and measure {', '.join(names)} on {data.name} with seeds {_list(seeds)}, into {options.out}",
+            options.json,
         )
     from sparring.measure import Measurement
     from sparring.reproduction import Plan, reproduce
@@ -263,6 +298,7 @@ def _train(words: list[str]) -> int:
         raise InputError(f"train needs a recipe: {', '.join(recipes.RECIPES)}")
     run = recipes.recipe(name)
     rest = [word for i, word in enumerate(words) if i != words.index(name)]
+    rest = [part for word in rest for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
     options: dict[str, Any] = {}
     if "--config" in rest:
         at = rest.index("--config")
@@ -272,7 +308,11 @@ def _train(words: list[str]) -> int:
         for key in ("recipe", "seed"):
             if key in values:
                 raise InputError(f"{key!r} cannot stand in a config file; give it on the command line")
-        options = {key: values.pop(key) for key in ("out", "seeds", "device", "workers") if key in values}
+        kinds: dict[str, type[Any]] = {"out": str, "seeds": list, "device": str, "workers": int}
+        options = {key: values.pop(key) for key in kinds if key in values}
+        for key, value in options.items():
+            if not isinstance(value, kinds[key]) or isinstance(value, bool):
+                raise InputError(f"{key} must be {kinds[key].__name__}, got {value!r}")
         run = config.updated(run, values)
         del rest[at : at + 2]
     command = _train_command(run, options)
@@ -282,7 +322,8 @@ def _train(words: list[str]) -> int:
     if chosen.dry_run:
         return _dry(
             f"train {name} with seeds {_list(chosen.seeds)} into {chosen.out}; the resolved config:\n"
-            + json.dumps(config.to_dict(run), indent=1)
+            + json.dumps(config.to_dict(run), indent=1),
+            chosen.json,
         )
     from sparring.reproduction import train_seeds
 
@@ -419,7 +460,7 @@ def _positional(kind: type[Any], name: str) -> type[Any]:
     return made
 
 
-@contextmanager
+@contextlib.contextmanager
 def _progress() -> Iterator[tuple[Callable[[str], None], Callable[[Any], None]]]:
     """(notice, live): lines when piped; on a terminal a bar with what runs now and an honest ETA, on the error output."""
     if not sys.stderr.isatty():
@@ -494,8 +535,8 @@ def _result(as_json: bool, value: Any) -> None:
         print(json.dumps(records.plain(value)))
 
 
-def _dry(text: str) -> int:
-    print(f"would {text}")
+def _dry(text: str, as_json: bool) -> int:
+    print(json.dumps({"would": text}) if as_json else f"would {text}")
     return 0
 
 

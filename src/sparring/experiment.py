@@ -291,6 +291,7 @@ class _Session:
             self.notice(f"going on from {path.name}: epoch {progress.epoch + 1}, step {progress.step}")
         else:
             self._cut_log(self.log_bytes, self.paths.trained_alone)
+        self.epochs = progress.epoch
         n_steps = max(1, len(self.data) // min(settings.batch_size, len(self.data)))
         save = partial(self._save, phase, players, n_steps)
 
@@ -303,6 +304,7 @@ class _Session:
 
         def on_epoch(epoch: Epoch, progress: Progress) -> None:
             self.seconds += epoch.seconds
+            self.epochs = epoch.epoch
             record = _epoch_record(self.run, phase, epoch)
             append(self.paths.epochs, record)
             self.report_epoch(record)
@@ -321,7 +323,6 @@ class _Session:
             on_step=on_step,
             on_epoch=on_epoch,
         )
-        self.epochs = progress.epoch
         self.offset += progress.epoch * n_steps
         return progress
 
@@ -388,7 +389,7 @@ def _make(folder: Path) -> None:
     """The folder, and that it can be written to, before any compute."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".probe"
+        probe = folder / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -399,8 +400,8 @@ def _claim(run: Run, paths: RunPaths, train_on: data.Data, device: torch.device 
     """Write down what the folder is for; raises InputError where it is for something else."""
     here = environment(device) | {"data": train_on.fingerprint, "commit": commit()}
     if not paths.config.is_file():
-        write_json(paths.config, to_dict(run))
         write_json(paths.environment, here)
+        write_json(paths.config, to_dict(run))  # last: its presence says that both are there
         return
     before = from_dict(Run, read_json(paths.config))
     if different := differences(decisive(before), decisive(run)):

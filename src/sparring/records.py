@@ -62,7 +62,7 @@ class EpochRecord:
     adversary_grad_norm: float | None
     clean_accuracy: float | None  # on the training batches, as they were met
     perturbed_accuracy: float | None
-    clipped: float | None  # share of perturbed pixels that clipping to [0, 1] changed
+    clipped: float | None  # share of perturbed pixels at an end of the pixel range
     seconds: float
 
 

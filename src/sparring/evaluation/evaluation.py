@@ -57,10 +57,11 @@ class Evaluation:
         return float(left.double().mean())
 
     def __str__(self) -> str:
-        lines = [f"{'attack':<12} {'eps':>5}  accuracy  95 % interval   n = {self.rows[0].n}"]
+        width = max(12, *(len(row.attack) for row in self.rows))
+        lines = [f"{'attack':<{width}} {'eps':>5}  accuracy  95 % interval   n = {self.rows[0].n}"]
         for row in self.rows:
             interval = f"[{100 * row.interval.low:5.1f}, {100 * row.interval.high:5.1f}]"
-            lines.append(f"{row.attack:<12} {row.eps:>5g}  {100 * row.accuracy:6.1f} %  {interval}")
+            lines.append(f"{row.attack:<{width}} {row.eps:>5g}  {100 * row.accuracy:6.1f} %  {interval}")
         lines.append(f"expected calibration error, clean: {self.ece:.3f}")
         return "\n".join(lines)
 

@@ -1,7 +1,7 @@
 """One page from one output folder: `write_report(out)` reads the records of OUT and writes OUT/report.html.
 
-The report computes nothing: every number it prints stands in a record file. It needs the `report` extra
-(altair, vl-convert-python, jinja2), which is imported only when a page is written.
+The report computes nothing: every number it prints stands in a record file. altair, vl-convert-python and jinja2 are
+imported only when a page is written.
 """
 
 from typing import TYPE_CHECKING, Any

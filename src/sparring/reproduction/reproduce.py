@@ -26,7 +26,7 @@ def reproduce(plan: Plan, *, notice: Notice, live: Callable[[Status], None] = la
     Raises Interrupted after Ctrl-C, when every worker has saved its state, and InputError where OUT belongs to another plan.
     """
     started, clock = datetime.now(UTC), time.monotonic()
-    choose_device(plan.device)
+    plan = replace(plan, device=str(choose_device(plan.device)))
     if "vanilla" not in plan.recipes:
         raise InputError("a reproduction needs the recipe 'vanilla': the others are compared with it")
     train_on, test = load_once(plan.data)
@@ -65,7 +65,7 @@ def train_seeds(
     live: Callable[[Status], None] = lambda status: None,
 ) -> list[RunRecord]:
     """Train one recipe's seeds, each to its own folder; what an initialised game needs of vanilla is trained first."""
-    choose_device(device)
+    device = str(choose_device(device))
     load_once(run.data)
     if len(set(seeds)) != len(seeds) or not seeds:
         raise InputError(f"seeds must be different numbers, at least one; got {tuple(seeds)}")
@@ -91,7 +91,8 @@ def evaluate_folder(
     run, or where runs are on different data.
     """
     started, clock = datetime.now(UTC), time.monotonic()
-    out = OutPaths(folder.parent.parent.parent if (folder / "config.json").is_file() else folder)
+    device = str(choose_device(device))
+    out = OutPaths(folder.resolve().parent.parent.parent if (folder / "config.json").is_file() else folder)
     finished = _finished(out)
     if not finished:
         raise InputError(f"{folder} holds no finished run; `sparring train RECIPE --out {folder}` makes one")

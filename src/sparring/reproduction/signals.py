@@ -9,6 +9,9 @@ _received = 0
 def listen() -> None:
     """Note SIGINT and SIGTERM instead of dying: the step in hand is finished and saved. A second one ends at once."""
 
+    global _received
+    _received = 0  # a stop that an earlier call in this process was asked for is over
+
     def note(number: int, frame: object) -> None:
         global _received
         if _received:

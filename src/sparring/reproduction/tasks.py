@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -19,7 +19,7 @@ from sparring.evaluation.statistics import wilson
 from sparring.evaluation.transfer import transfer
 from sparring.experiment import Trained, load, load_data, train_run
 from sparring.measure import measure_run
-from sparring.records import SweepRecord, TransferRecord, read_json, write
+from sparring.records import RunPaths, SweepRecord, TransferRecord, read, read_json, write
 from sparring.reproduction.plan import CAPACITY, Kind, Plan, Task
 from sparring.reproduction.signals import received
 from sparring.threat import ThreatModel
@@ -37,7 +37,7 @@ def _run(task: Task, plan: Plan) -> bool:
     """Train one run and measure it."""
     assert task.run is not None
     paths = plan.paths.run(task.run.recipe, task.seed)
-    was_done = paths.done.is_file() and paths.evaluated.is_file()
+    before = _stamp(paths)
     train_on, test = load_once(plan.data)
     record = train_run(
         task.run,
@@ -50,7 +50,7 @@ def _run(task: Task, plan: Plan) -> bool:
     if record.status == "done":
         trained, settings = load(paths.folder), plan.measurement
         measure_run(trained, paths, train_on, test, settings, device=plan.device, interrupted=received)
-    return not was_done
+    return _stamp(paths) != before
 
 
 def _train(task: Task, plan: Plan) -> bool:
@@ -123,16 +123,12 @@ def _alone(task: Task, plan: Plan) -> bool:
 
 def measure_transfer(plan: Plan, seed: int) -> bool:
     """Every adversary of a seed against every defender of that seed, in both protocols; returns whether it had to be done."""
-    path = plan.paths.transfer(seed)
-    if path.is_file():
+    path, out = plan.paths.transfer(seed), plan.paths
+    names = [name for name in plan.recipes if read_json(out.run(name, seed).done)["status"] == "done"]
+    if path.is_file() and {record.defender for record in read(path, TransferRecord)} == set(names):
         return False
     test = load_once(plan.data)[1].to(plan.device)
-    out = plan.paths
-    trained = {
-        name: load(out.run(name, seed).folder)
-        for name in plan.recipes
-        if read_json(out.run(name, seed).done)["status"] == "done"
-    }
+    trained = {name: load(out.run(name, seed).folder) for name in names}
     defenders = {name: one.defender.to(plan.device) for name, one in trained.items()}
     co_trained = {name: one.adversary.to(plan.device) for name, one in trained.items() if one.adversary}
     alone = {f"{n} (alone)": one.trained_alone.to(plan.device) for n, one in trained.items() if one.trained_alone}
@@ -166,6 +162,11 @@ def _cell(
         low=interval.low,
         high=interval.high,
     )
+
+
+def _stamp(paths: RunPaths) -> Any:
+    """What changes when a run is trained or measured."""
+    return [read_json(path) if path.is_file() else None for path in (paths.done, paths.evaluated)]
 
 
 @cache

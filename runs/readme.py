@@ -1,0 +1,130 @@
+"""Write a results folder's numbers into README.md, between its markers, and the whole ledger into the folder's README.
+
+    python runs/readme.py results/paper-mnist
+
+No number in those places is written by hand: after a reproduction this script is run again.
+"""
+
+import sys
+from pathlib import Path
+
+from sparring.records import ClaimRecord, OutPaths, ReproductionRecord, SummaryRecord, read, read_json, restore
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+PAPER = {  # clean accuracy in the paper, section 4
+    "vanilla": "98.26",
+    "noise": "98.44",
+    "fgsm": "98.50",
+    "gan_tanh": "98.23",
+    "gan_scaled": "98.29",
+    "gan_tanh_init": "98.23",
+    "gan_scaled_init": "98.19",
+    "pgd": "-",
+}
+NAMES = {
+    "vanilla": "vanilla",
+    "noise": "random noise",
+    "fgsm": "FGSM-adversarial",
+    "gan_tanh": "GAN tanh",
+    "gan_scaled": "GAN scaled",
+    "gan_tanh_init": "initialised GAN tanh",
+    "gan_scaled_init": "initialised GAN scaled",
+    "pgd": "PGD-7 (not in the paper)",
+}
+
+
+def main(folder: Path) -> None:
+    """Fill both files from the folder's records."""
+    out = OutPaths(folder)
+    head = restore(ReproductionRecord, read_json(out.reproduction))
+    summary = read(out.records("summary"), SummaryRecord)
+    claims = [restore(ClaimRecord, claim) for claim in read_json(out.claims)]
+    readme = Path(__file__).parent.parent / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    readme.write_text(before + BEGIN + "\n" + results(folder, head, summary, claims) + END + after, encoding="utf-8")
+    (folder / "README.md").write_text(ledger(head, claims), encoding="utf-8")
+
+
+def results(folder: Path, head: ReproductionRecord, summary: list[SummaryRecord], claims: list[ClaimRecord]) -> str:
+    """The README's section: one table, one figure, the claims that matter most, the command."""
+    counts = {v: sum(c.verdict == v for c in claims) for v in ("reproduced", "explained", "refuted", "undecided")}
+    lines = [
+        f"{head.data.upper()}, {head.n_test:,} test images, {len(head.seeds)} seeds; mean over seeds [95 % t interval], in %. "
+        "Attacks at eps 0.1, batch norm in evaluation mode.",
+        "",
+        "| training | paper, clean | clean | FGSM | PGD-40 | in-game | fresh adversaries |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for recipe in head.recipes:
+        cells = [
+            cell(summary, recipe, "accuracy", "clean", 0.0, 2),
+            cell(summary, recipe, "accuracy", "fgsm", 0.1),
+            cell(summary, recipe, "accuracy", "pgd", 0.1),
+            cell(summary, recipe, "in_game", None, 0.1),
+            cell(summary, recipe, "fresh", None, 0.1),
+        ]
+        lines.append(f"| {NAMES[recipe]} | {PAPER[recipe]} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "*In-game* is accuracy against the adversary that the defender trained with; *fresh adversaries* is what survives all "
+        "of the new ones, trained against the finished defender. Neither that nor a single FGSM step bounds robustness; PGD-40 comes "
+        "closest here.",
+        "",
+        f"Of the paper's {len(claims)} claims {counts['reproduced']} are reproduced, {counts['explained']} explained by another "
+        f"reading of its protocol, {counts['refuted']} refuted, {counts['undecided']} undecided: "
+        f"[the ledger]({folder.as_posix()}/README.md).",
+        "",
+    ]
+    lines += [
+        f"- **{c.id}, {c.claim}** (paper: {c.paper}): {c.verdict}. {c.sentence}"
+        for c in claims
+        if c.id in ("N8", "N11", "F2a")
+    ]
+    lines += [
+        "",
+        f"![Accuracy over eps for every training regime]({folder.as_posix()}/figures/figure2.svg)",
+        "",
+        "```",
+        head.command,
+        "```",
+        "",
+        f"took {head.seconds / 60:.0f} minutes on {head.machine['cores']} cores, the report not counted.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def cell(
+    summary: list[SummaryRecord], recipe: str, metric: str, attack: str | None, eps: float, digits: int = 1
+) -> str:
+    """A mean and its interval in percent, or a dash."""
+    for r in summary:
+        if (r.recipe, r.metric, r.eps, r.protocol) == (recipe, metric, eps, "sound") and attack in (None, r.attack):
+            mean = f"{100 * r.mean:.{digits}f}"
+            if r.low is None or r.high is None:
+                return mean
+            return f"{mean} [{100 * max(r.low, 0):.{digits}f}, {100 * min(r.high, 1):.{digits}f}]"
+    return "-"
+
+
+def ledger(head: ReproductionRecord, claims: list[ClaimRecord]) -> str:
+    """Every claim with its verdict."""
+    lines = [
+        "# The paper's claims, one by one",
+        "",
+        f"Written by `python runs/readme.py` from `claims.json`; `{head.command}`, commit {head.commit}, {head.started[:10]}. "
+        "[docs/claims.md](../../docs/claims.md) says how each is tested.",
+        "",
+        "| id | claim | paper | measured | interval | seeds | verdict | |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {c.id} | {c.claim} | {c.paper} | {c.measured} | {c.interval} | {c.n_seeds} | **{c.verdict}** | {c.sentence} |"
+        for c in claims
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
