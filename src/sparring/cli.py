@@ -171,8 +171,11 @@ def _explain(error: Exception) -> int:
         print(f"sparring: {error}", file=sys.stderr)
         return 128 + error.signal_number
     for kind, code in codes:
-        if isinstance(error, kind) and not os.environ.get("SPARRING_DEBUG"):
-            print(f"sparring: {' '.join(str(error).split())}", file=sys.stderr)
+        if isinstance(error, kind):
+            if os.environ.get("SPARRING_DEBUG"):
+                traceback.print_exception(error)
+            else:
+                print(f"sparring: {' '.join(str(error).split())}", file=sys.stderr)
             return code
     traceback.print_exception(error)
     return 1

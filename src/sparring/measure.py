@@ -43,7 +43,7 @@ class Measurement:
     grid: tuple[float, ...] = GRID
     pgd_steps: int = 40
     pgd_restarts: int = 2
-    passes: int = 3  # of the paper protocol
+    passes: int = 2  # of the paper protocol
     fresh_seeds: tuple[int, ...] = (0, 1, 2)
     fresh_epochs: int = 1
     n_resamples: int = 200
@@ -95,7 +95,7 @@ def measure_run(
     write(paths.calibration, calibration)
     write(paths.exploitability, [exploited])
     if trained.run.recipe == "vanilla":
-        write(paths.readings, _readings(trained.run, defender, test))
+        write(paths.readings, readings(trained.run, defender, test))
     write_verified(paths.outcomes, outcomes, {"n": len(test)})
     trained.defender.cpu()
     write_json(paths.evaluated, stamp)
@@ -178,7 +178,7 @@ def _exploitability(
     own = sound.get(("own", run.eps))
     gap = None
     if own is not None:
-        a, b = own.correct.double().cpu().numpy()[None], survived.double().cpu().numpy()[None]
+        a, b = own.correct.cpu().double().numpy()[None], survived.cpu().double().numpy()[None]
         gap = paired_bootstrap(a, b, seed=run.seed)
     record = ExploitabilityRecord(
         recipe=run.recipe,
@@ -200,8 +200,11 @@ def _exploitability(
     return record, survived
 
 
-def _readings(run: Run, model: nn.Module, test: Data) -> list[ReadingRecord]:
-    """FGSM at 0.1 on the vanilla model in every reading of the paper's protocol (claim N8; ambiguities a, b, c)."""
+def readings(run: Run, model: nn.Module, test: Data, prefix: str = "") -> list[ReadingRecord]:
+    """FGSM at 0.1 on the vanilla model in every reading of the paper's protocol (claim N8; ambiguities a, b, c).
+
+    `prefix` opens each reading's name, for a model that was itself trained in another reading.
+    """
     modes: Sequence[tuple[Literal["evaluation", "training"], Literal["evaluation", "training"]]] = (
         ("evaluation", "evaluation"),
         ("training", "evaluation"),
@@ -211,7 +214,7 @@ def _readings(run: Run, model: nn.Module, test: Data) -> list[ReadingRecord]:
         (g, v, loss, b) for g, v in modes for loss in ("cross_entropy", "softmax_twice") for b in (64, 128, 512, 2000)
     ]
     cases = [case for case in cases if case[1] == "training" or case[0] == "training" or case[3] == 128]
-    readings = []
+    found = []
     for eps in (0.1, 0.0308):  # the second: lambda 0.1 in units of standardised MNIST pixels, 0.1 * 0.3081
         for gradient, verdict, loss, batch in cases if eps == 0.1 else cases[:1]:
             threat = ThreatModel(eps, test.shape)
@@ -219,9 +222,9 @@ def _readings(run: Run, model: nn.Module, test: Data) -> list[ReadingRecord]:
             attack = fgsm(threat, loss=loss, mode=gradient)
             outcome = attacked(model, test, attack, threat, batch_size=batch, mode=verdict, order=order)
             interval = wilson(int(outcome.correct.sum()), len(test))
-            readings.append(
+            found.append(
                 ReadingRecord(
-                    reading=_reading(gradient, verdict, loss, batch, eps),
+                    reading=prefix + _reading(gradient, verdict, loss, batch, eps),
                     seed=run.seed,
                     gradient_mode=gradient,
                     verdict_mode=verdict,
@@ -234,7 +237,7 @@ def _readings(run: Run, model: nn.Module, test: Data) -> list[ReadingRecord]:
                     high=interval.high,
                 )
             )
-    return readings
+    return found
 
 
 def _reading(gradient: str, verdict: str, loss: str, batch: int, eps: float) -> str:

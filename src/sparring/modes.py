@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -41,6 +42,22 @@ def training(model: nn.Module, *, keep_statistics: bool = False) -> Iterator[Non
             module.training = False
         for module, name, buffer in buffers:
             module._buffers[name] = buffer
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Numbers too small for full precision become zero in this thread, where the processor can do so.
+
+    An adversary whose gradient vanishes decays towards zero, and arithmetic on what is left of it (below 1e-38) is up to ten
+    times slower. For training; an attack that evaluates a model keeps every gradient, however small.
+    """
+    tiny = torch.tensor(1e-39)
+    already = not bool(tiny * 1.0 != 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(already)
 
 
 @contextmanager

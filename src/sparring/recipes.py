@@ -34,7 +34,7 @@ def gan_tanh() -> Run:
         opponent=Opponent("adversary"),
         defender=Network(optimizer=EVERY_TEN),
         adversary=Adversary(optimizer=EVERY_TEN),
-        training=Training(patience=15, min_lr=0.02),  # after 60 epochs the rate is 1/64; a flat stretch sees a halving
+        training=Training(patience=15, max_epochs=55),  # the rate is then 1/32; a flat stretch has seen a halving
     )
 
 

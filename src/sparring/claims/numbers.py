@@ -241,7 +241,7 @@ def _covers(found: SummaryRecord) -> bool:
 
 def _letters(reading: SummaryRecord) -> str:
     """The ambiguities in which a reading departs from the defaults, in the order in which they are preferred."""
-    words = {"a": "training mode", "b": "softmax twice", "c": "standardised"}
+    words = {"a": "training mode", "b": "softmax twice", "c": "standardised", "j": "initial weights"}
     return "".join(letter for letter, word in words.items() if word in reading.attack)
 
 

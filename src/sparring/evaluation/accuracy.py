@@ -45,7 +45,7 @@ class Outcome:
     @property
     def accuracy(self) -> float:
         """The share of all examples that is still classified correctly."""
-        return float(self.correct.double().mean())
+        return int(self.correct.sum()) / self.correct.numel()
 
 
 def attacked(

@@ -54,7 +54,7 @@ class Evaluation:
         left = survived[0]
         for correct in survived[1:]:
             left = left & correct
-        return float(left.double().mean())
+        return int(left.sum()) / left.numel()
 
     def __str__(self) -> str:
         width = max(12, *(len(row.attack) for row in self.rows))

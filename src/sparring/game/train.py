@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sparring import faults
+from sparring import faults, modes
 from sparring.config import Training
 from sparring.data.batches import Data, batch_indices, minibatch
 from sparring.errors import Diverged
@@ -61,26 +61,29 @@ def train(
     gradient is not finite.
     """
     progress = progress or Progress()
-    while not progress.stopped:
-        started = time.perf_counter() - progress.seconds
-        order = batch_indices(len(data), settings.batch_size, generator(seed, "order", progress.epoch))
-        order = order.to(data.images.device)
-        for step in range(progress.step, len(order)):
-            for stream in streams:
-                stream.seek(progress.epoch, step)
-            x, y = minibatch(data, order[step])
-            try:
-                metrics = move(x, y)
-            except Diverged as error:
-                raise Diverged(f"diverged in epoch {progress.epoch + 1}, step {step + 1}: {error}; {ADVICE}") from None
-            for name, value in metrics.items():
-                progress.sums[name] = progress.sums[name] + value if name in progress.sums else value
-            progress.step = step + 1
-            progress.seconds = time.perf_counter() - started
-            faults.point("step")
-            on_step(progress)
-        epoch = _end_epoch(players, settings, progress, len(order))
-        on_epoch(epoch, progress)
+    with modes.flushed_denormals():
+        while not progress.stopped:
+            started = time.perf_counter() - progress.seconds
+            order = batch_indices(len(data), settings.batch_size, generator(seed, "order", progress.epoch))
+            order = order.to(data.images.device)
+            for step in range(progress.step, len(order)):
+                for stream in streams:
+                    stream.seek(progress.epoch, step)
+                x, y = minibatch(data, order[step])
+                try:
+                    metrics = move(x, y)
+                except Diverged as error:
+                    raise Diverged(
+                        f"diverged in epoch {progress.epoch + 1}, step {step + 1}: {error}; {ADVICE}"
+                    ) from None
+                for name, value in metrics.items():
+                    progress.sums[name] = progress.sums[name] + value if name in progress.sums else value
+                progress.step = step + 1
+                progress.seconds = time.perf_counter() - started
+                faults.point("step")
+                on_step(progress)
+            epoch = _end_epoch(players, settings, progress, len(order))
+            on_epoch(epoch, progress)
     return progress
 
 

@@ -34,7 +34,7 @@ from sparring.records import (
     write,
     write_json,
 )
-from sparring.reproduction.plan import Plan, sweep_runs
+from sparring.reproduction.plan import Plan, sweep_runs, torch_init
 from sparring.threat import ThreatModel
 
 R = TypeVar("R")
@@ -60,7 +60,8 @@ def gather(
     results = _all(finished, AccuracyRecord, lambda paths: paths.results)
     calibration = _all(finished, CalibrationRecord, lambda paths: paths.calibration)
     exploited = _all(finished, ExploitabilityRecord, lambda paths: paths.exploitability)
-    readings = _all(finished, ReadingRecord, lambda paths: paths.readings)
+    others = [out.run(torch_init().recipe, seed) for seed in seeds]
+    readings = _all([*finished, *others], ReadingRecord, lambda paths: paths.readings)
     transfers = [record for seed in seeds for record in read(out.transfer(seed), TransferRecord)]
     transfers += [
         r for seed in seeds for bound in ("tanh", "scaled") for r in read(out.alone(bound, seed), TransferRecord)

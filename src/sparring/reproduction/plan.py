@@ -10,7 +10,7 @@ from sparring.errors import InputError
 from sparring.measure import Measurement
 from sparring.records import OutPaths
 
-Kind = Literal["run", "train", "sweep", "alone", "transfer"]
+Kind = Literal["run", "train", "sweep", "alone", "reading", "transfer"]
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,13 @@ def plan_tasks(plan: Plan) -> list[Task]:
             for variant, run in sweep_runs(plan.sweep_epochs).items():
                 cost = 80.0 if run.play.adversary_steps > 1 else 40.0
                 tasks.append(Task("sweep", variant, seed, _configured(plan, run, seed), cost))
+            tasks.append(
+                Task("reading", "vanilla, PyTorch's initial weights", seed, _configured(plan, torch_init(), seed), 60)
+            )
             for bound in ("tanh", "scaled"):
                 tasks.append(Task("alone", bound, seed, None, 40, (f"vanilla seed {seed}",)))
-    order = {"run": 0, "train": 0, "transfer": 1, "sweep": 2, "alone": 3}
-    return sorted(tasks, key=lambda task: (task.name != "vanilla", order[task.kind], -task.cost))
+    order = {"pgd": 1, "run": 0, "train": 0, "transfer": 1, "sweep": 2, "reading": 2, "alone": 3}
+    return sorted(tasks, key=lambda task: (task.name != "vanilla", order.get(task.name, order[task.kind]), -task.cost))
 
 
 def sweep_runs(epochs: int) -> dict[str, Run]:
@@ -118,6 +121,11 @@ def sweep_runs(epochs: int) -> dict[str, Run]:
     for number, (variant, change) in enumerate(changes.items(), start=1):
         runs[variant] = replace(base, recipe=f"sweep-{number}", **change)  # type: ignore[arg-type]
     return runs
+
+
+def torch_init() -> Run:
+    """The vanilla model with PyTorch's initial weights instead of He's: ambiguity j, for claim N8."""
+    return replace(recipes.vanilla(), recipe="vanilla-torch-init", defender=Network(initialisation="torch"))
 
 
 CAPACITY = ("small adversary (64-64)", "wide defender (512-512)")  # the variants of D3; the others are D1's

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -18,7 +18,7 @@ from sparring.evaluation.exploitability import fresh_adversary
 from sparring.evaluation.statistics import wilson
 from sparring.evaluation.transfer import transfer
 from sparring.experiment import Trained, load, load_data, train_run
-from sparring.measure import measure_run
+from sparring.measure import measure_run, readings
 from sparring.records import RunPaths, SweepRecord, TransferRecord, read, read_json, write
 from sparring.reproduction.plan import CAPACITY, Kind, Plan, Task
 from sparring.reproduction.signals import received
@@ -104,6 +104,21 @@ def _sweep(task: Task, plan: Plan) -> bool:
     return True
 
 
+def _reading(task: Task, plan: Plan) -> bool:
+    """Train the vanilla model in another reading and measure claim N8 on it."""
+    assert task.run is not None
+    paths = plan.paths.run(task.run.recipe, task.seed)
+    if paths.readings.is_file():
+        return False
+    train_on, test = load_once(plan.data)
+    record = train_run(task.run, paths, train_on, device=plan.device, interrupted=received)
+    if record.status == "done":
+        model = load(paths.folder).defender.to(plan.device)
+        found = readings(task.run, model, test.to(plan.device), "PyTorch's initial weights, ")
+        write(paths.readings, found)
+    return True
+
+
 def _alone(task: Task, plan: Plan) -> bool:
     """An adversary trained alone with Adam instead of SGD against the vanilla model (ambiguity r)."""
     path = plan.paths.alone(task.name, task.seed)
@@ -164,7 +179,7 @@ def _cell(
     )
 
 
-def _stamp(paths: RunPaths) -> Any:
+def _stamp(paths: RunPaths) -> list[object]:
     """What changes when a run is trained or measured."""
     return [read_json(path) if path.is_file() else None for path in (paths.done, paths.evaluated)]
 
@@ -184,5 +199,6 @@ _DO: dict[Kind, Callable[[Task, Plan], bool]] = {
     "train": _train,
     "sweep": _sweep,
     "alone": _alone,
+    "reading": _reading,
     "transfer": lambda task, plan: measure_transfer(plan, task.seed),
 }
