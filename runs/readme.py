@@ -69,8 +69,8 @@ def results(folder: Path, head: ReproductionRecord, summary: list[SummaryRecord]
     lines += [
         "",
         "*In-game* is accuracy against the adversary that the defender trained with; *fresh adversaries* is what survives all "
-        "of the new ones, trained against the finished defender. Neither that nor a single FGSM step bounds robustness; PGD-40 comes "
-        "closest here.",
+        "of the new ones, trained against the finished defender. Neither that nor a single FGSM step bounds robustness; "
+        "PGD-40 comes closest here.",
         "",
         f"Of the paper's {len(claims)} claims {counts['reproduced']} are reproduced, {counts['explained']} explained by another "
         f"reading of its protocol, {counts['refuted']} refuted, {counts['undecided']} undecided: "

@@ -215,8 +215,10 @@ def _parse(kind: type[Any], words: Sequence[str], program: str) -> Any:
 
 def _in_one_line(complaint: str, flags: Sequence[str]) -> str:
     """What tyro says in a box, as one line, with the option that was probably meant."""
-    said = re.split("─{3,}|Argument helptext:", re.sub("[│╭╮╰╯]", " ", complaint).partition("\n")[2])[0]
-    text = re.sub(r"^Error parsing (?!--)[\w.]+: ", "", " ".join(said.split())) or " ".join(complaint.split())
+    lines = [line.strip(" │|") for line in complaint.splitlines()[1:]]  # the first is the box's title
+    parts = re.split(r"(?:^|\n)[-─ ]{3,}(?:\n|$)", "\n".join(lines).strip())
+    said = next((part for part in parts if part.strip()), complaint).partition("Argument helptext:")[0]
+    text = re.sub(r"^Error parsing (?!--)[\w.]+: ", "", " ".join(said.split()))
     unknown = re.match("Unrecognized options: ([^ ,=]+)", text)
     close = difflib.get_close_matches(unknown[1], flags, n=1) if unknown else []
     return f"{text}; did you mean {close[0]!r}?" if close else text
@@ -292,7 +294,8 @@ def _whole(options: Any, data: config.Data, command: str, names: tuple[str, ...]
 
 def _train(words: list[str]) -> int:
     """`train RECIPE`: the recipe's own settings are the defaults, a TOML file goes over them, flags over both."""
-    name = next((word for word in words if not word.startswith("-")), None)
+    named = [word for word in words if word in recipes.RECIPES]  # before other words: `--out X RECIPE` is allowed
+    name = next((word for word in [*named, *words] if not word.startswith("-")), None)
     if name is None:
         if "-h" in words or "--help" in words:
             print(f"usage: sparring train RECIPE [options]\n\nrecipes: {', '.join(recipes.RECIPES)}")

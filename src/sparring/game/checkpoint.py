@@ -76,7 +76,7 @@ def write_verified(path: Path, tensors: dict[str, Tensor], header: dict[str, Any
     for name, tensor in plain.items():
         if not _finite(name, tensor):
             raise Diverged(f"{name} has non-finite values; {path.name} was not written")
-    content = save_tensors(plain, {"sparring": json.dumps(header), "sha256": _ZEROS})
+    content = _ordered(save_tensors(plain, {"sparring": json.dumps(header), "sha256": _ZEROS}))
     if len(content) > LARGEST or _header_size(content) > LARGEST_HEADER:
         raise InputError(f"{path.name} would have {len(content)} bytes, more than can be read again ({LARGEST})")
     digest = hashlib.sha256(content).hexdigest()
@@ -214,6 +214,14 @@ def _verifies(path: Path) -> bool:
 
 def _header_size(content: bytes) -> int:
     return int.from_bytes(content[:8], "little")
+
+
+def _ordered(content: bytes) -> bytes:
+    """A safetensors file with its header's keys sorted, so that equal weights give equal bytes."""
+    size = _header_size(content)
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
 
 def _write_aside(path: Path, content: bytes) -> None:

@@ -122,7 +122,8 @@ def _readings(source: Source) -> str:
     if plain is None or paper is None:
         return ""
     claim = source.claim("N8")
-    said = f" (the paper has {claim.paper})" if claim else ""
+    where = "" if source.head.data == "mnist" else ", on MNIST,"
+    said = f" (the paper{where} has {claim.paper})" if claim else ""
     return (
         f"FGSM at eps {words.eps(plain.eps)} leaves the vanilla model at {_value(plain)} with batch norm in "
         f"evaluation mode, and at {_value(paper)} with batch norm in training mode throughout{said}."

@@ -9,7 +9,6 @@ import torch
 from sparring import recipes as named
 from sparring.attacks import PGD, Attack, LearnedAttack, Noise, fgsm
 from sparring.claims import comparisons, ledger, summarise
-from sparring.config import Run, to_dict
 from sparring.data import Data
 from sparring.environment import commit, environment
 from sparring.experiment import Trained, load
@@ -89,7 +88,9 @@ def gather(
     write(out.records("epochs"), _all(folders, EpochRecord, lambda paths: paths.epochs))
     write(out.runs_done, done)
     write_json(out.claims, claims)
-    first: Run = named.recipe(recipes[0])
+    configs = {
+        name: read_json(out.run(name, seeds[0]).config) for name in recipes if out.run(name, seeds[0]).config.is_file()
+    }
     write_json(
         out.reproduction,
         ReproductionRecord(
@@ -103,7 +104,7 @@ def gather(
             majority_rate=float(test.labels.bincount().max()) / len(test),
             seeds=seeds,
             recipes=recipes,
-            eps=first.eps,
+            eps=float(next(iter(configs.values()))["eps"]),
             grid=plan.measurement.grid,
             machine=environment(plan.device),
             commit=commit(),
@@ -112,7 +113,7 @@ def gather(
             training_seconds=round(sum(record.seconds for record in done), 1),
             peak_memory_mb=peak_memory_mb,
             recipes_described={name: named.describe(name) for name in recipes},
-            settings={name: to_dict(named.recipe(name)) for name in recipes},
+            settings=configs,
         ),
     )
 

@@ -19,7 +19,7 @@ from sparring.evaluation.statistics import wilson
 from sparring.evaluation.transfer import transfer
 from sparring.experiment import Trained, load, load_data, train_run
 from sparring.measure import measure_run, readings
-from sparring.records import RunPaths, SweepRecord, TransferRecord, read, read_json, write
+from sparring.records import RunPaths, RunRecord, SweepRecord, TransferRecord, read, read_json, write, write_json
 from sparring.reproduction.plan import CAPACITY, Kind, Plan, Task
 from sparring.reproduction.signals import received
 from sparring.threat import ThreatModel
@@ -39,6 +39,11 @@ def _run(task: Task, plan: Plan) -> bool:
     paths = plan.paths.run(task.run.recipe, task.seed)
     before = _stamp(paths)
     train_on, test = load_once(plan.data)
+    if task.run.alone and read_json(plan.paths.run("vanilla", task.seed).done)["status"] != "done":
+        message = "the vanilla model of this seed diverged, so there was none to train the adversary against"
+        paths.folder.mkdir(parents=True, exist_ok=True)
+        write_json(paths.done, RunRecord(task.run.recipe, task.seed, "diverged", 0, "", 0.0, 0, 0, "", message))
+        return True
     record = train_run(
         task.run,
         paths,
@@ -144,17 +149,18 @@ def measure_transfer(plan: Plan, seed: int) -> bool:
         return False
     test = load_once(plan.data)[1].to(plan.device)
     trained = {name: load(out.run(name, seed).folder) for name in names}
+    eps = next(iter(trained.values())).run.eps if trained else 0.1
     defenders = {name: one.defender.to(plan.device) for name, one in trained.items()}
     co_trained = {name: one.adversary.to(plan.device) for name, one in trained.items() if one.adversary}
     alone = {f"{n} (alone)": one.trained_alone.to(plan.device) for n, one in trained.items() if one.trained_alone}
     records = []
     for protocol in ("sound", "paper"):
         mode: Literal["evaluation", "training"] = "evaluation" if protocol == "sound" else "training"
-        cells = transfer(co_trained | alone, defenders, test, 0.1, mode=mode, seed=seed)
+        cells = transfer(co_trained | alone, defenders, test, eps, mode=mode, seed=seed)
         for (attacker, defender), correct in cells.items():
             kind = "noise" if "noise" in attacker else "trained alone" if attacker in alone else "co-trained"
             name = attacker.removesuffix(" (alone)")
-            records.append(_cell(name, kind, defender, seed, 0.1, protocol, correct))
+            records.append(_cell(name, kind, defender, seed, eps, protocol, correct))
     write(path, records)
     return True
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 
 from sparring.errors import Interrupted
@@ -33,7 +34,13 @@ def play(plan: Plan, tasks: list[Task], status: "Status", notice: Notice, live: 
             finished, _ = wait(futures, timeout=1.0, return_when=FIRST_COMPLETED)
             for future in finished:
                 task = futures.pop(future)
-                seconds = future.result()
+                try:
+                    seconds = future.result()
+                except BrokenProcessPool:
+                    raise OSError(
+                        f"a worker died during {task.key} (killed for memory?); fewer --workers need less; "
+                        "the same command goes on"
+                    ) from None
                 del status.running[task.key]
                 status.done[task.key] = seconds
                 if seconds > 0.5:

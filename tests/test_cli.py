@@ -1,0 +1,438 @@
+"""The command line: what it prints where, its one-line errors, its exit codes, and that it can be stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("tyro")
+
+from sparring import cli, errors, faults, recipes
+from sparring.cli import COMMANDS, main
+from sparring.data import DataNotFound, download
+from sparring.game.checkpoint import read_verified
+from sparring.measure import Measurement
+from sparring.records import OutPaths, RunRecord, read_json, restore
+from sparring.reproduction.tasks import load_once
+
+TINY = ["--defender.hidden", "16", "--training.max-epochs", "2"]
+GAME = [*TINY, "--adversary.hidden", "16"]
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
+    """The command in this process, in an empty folder: its exit code, standard output and error output."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delenv("SPARRING_DEBUG", raising=False)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return run
+
+
+def refused(result: tuple[int, str, str], code: int = 2) -> str:
+    """The one line that a refused call prints, once it is one."""
+    got, out, err = result
+    assert (got, out) == (code, "") and err.count("\n") == 1 and err.startswith("sparring: "), result
+    return err
+
+
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": str(Path(cli.__file__).parents[1]),
+    "SPARRING_DEBUG": "",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def python(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=cwd,
+        env=ENVIRONMENT | environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+def program(*words: object) -> list[str]:
+    return ["-m", "sparring", *map(str, words)]
+
+
+# Help
+
+
+def test_the_usage_names_every_command(call: Call) -> None:
+    for words in ([], ["--help"], ["-h"], ["help"]):
+        code, out, err = call(*words)
+        assert code == 0 and err == ""
+        assert set(re.findall(r"^  (\w+) ", out, re.MULTILINE)) == set(COMMANDS)
+        assert "130 interrupted" in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_helps(command: str, call: Call) -> None:
+    code, out, err = call(command, "--help")
+    assert code == 0 and err == "" and f"usage: sparring {command}" in out
+
+
+def test_training_help_shows_the_settings_of_the_recipe(call: Call) -> None:
+    _, game, _ = call("train", "gan_tanh", "--help")
+    _, plain, _ = call("train", "vanilla", "--help")
+    assert "--adversary.bound" in game and "--adversary.bound" not in plain
+    assert "--training.batch-size" in game and "--recipe" not in game
+    assert recipes.describe("gan_tanh")[:40] in " ".join(game.split())
+
+
+def test_the_version(call: Call) -> None:
+    code, out, _ = call("--version")
+    assert code == 0 and re.fullmatch(r"sparring \d+\.\d+\.\d+\S*\n", out)
+
+
+def test_help_and_plans_load_no_torch(tmp_path: Path) -> None:
+    calls = [["--help"], ["train", "--help"], ["train", "gan_tanh", "--help"], ["reproduce", "--help"], ["recipes"]]
+    calls += [["reproduce", "--dry-run"], ["train", "gan_tanh", "--dry-run"], ["nonsense"]]
+    code = f"import sys\nfrom sparring.cli import main\nfor words in {calls!r}:\n"
+    code += "    try:\n        main(words)\n    except SystemExit:\n        pass\n"
+    code += "    assert not {'torch', 'numpy'} & set(sys.modules), words\n"
+    done = python("-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+# Input that cannot be used
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("trian vanilla", "unknown command 'trian'; did you mean 'train'?"),
+        ("train", "train needs a recipe: vanilla, noise,"),
+        ("train gan_tan", "unknown recipe 'gan_tan'; did you mean 'gan_tanh'?"),
+        ("reproduce --recipes vanila --dry-run", "unknown recipe 'vanila'; did you mean 'vanilla'?"),
+        ("reproduce --dat mnist", "Unrecognized options: --dat, mnist; did you mean '--data'?"),
+        ("train gan_tanh --trainin.max-epochs 3", "did you mean '--training.max-epochs'?"),
+        ("train gan_tanh --adversary.optimiser.lr 3", "did you mean '--adversary.optimizer.lr'?"),
+        ("train vanilla --adversary.bound tanh", "Unrecognized options: --adversary.bound"),
+        ("evaluate OUT --pgd-step 3", "did you mean '--pgd-steps'?"),
+        ("evaluate", "Missing from sparring evaluate: "),
+        ("train vanilla --eps 8", "eps must be in [0, 1] on the pixel scale, got 8.0; did you mean 8/255 = 0.0314?"),
+        ("train vanilla --eps=-0.1", "eps must be in [0, 1] on the pixel scale, got -0.1"),
+        ("train vanilla --eps nan", "eps must be in [0, 1] on the pixel scale, got nan"),
+        ("train vanilla --eps inf", "eps must be in [0, 1] on the pixel scale, got inf"),
+        ("train vanilla --eps much", "Error parsing --eps: "),
+        ("train pgd --opponent.steps 0", "opponent.steps must be >= 1; got 0"),
+        ("train pgd --opponent.reach 0.5", "PGD cannot reach the boundary"),
+        ("train gan_tanh --play.adversary-steps 0", "play.adversary_steps must be >= 1; got 0"),
+        ("train gan_tanh --play.first defendr", "defendr"),
+        ("train vanilla --training.batch-size 1", "training.batch_size must be >= 2; got 1"),
+        ("train vanilla --training.max-epochs 2.5", "Error parsing --training.max-epochs: "),
+        ("train vanilla --defender.optimizer.lr 0", "optimizer.lr must be > 0 and finite; got 0"),
+        ("train vanilla --data.name mnits", "data.name cannot be 'mnits'; did you mean 'mnist'?"),
+        ("train vanilla --opponent.kind adversary", "opponent.kind='adversary' contradicts adversary=None"),
+        ("train vanilla --seeds 1 1", "seeds must be different numbers"),
+        ("train vanilla --workers -1", "workers must be >= 0; got -1"),
+        ("train vanilla --device gpu", "unknown device 'gpu'; use auto, cpu, cuda or mps"),
+        ("reproduce --data digits --device gpu", "unknown device 'gpu'"),
+        ("reproduce --data digits --recipes fgsm", "a reproduction needs the recipe 'vanilla'"),
+        ("reproduce --data digits --seeds 0", "seeds must be different numbers, at least one"),
+        ("train vanilla --config", "--config needs a TOML file"),
+        ("train vanilla --config absent.toml", "there is no config file absent.toml"),
+        ("report .", "holds no reproduction.json; make one with: sparring reproduce"),
+        ("evaluate .", "holds no finished run"),
+    ],
+)
+def test_wrong_input_is_one_line_that_helps(words: str, expected: str, call: Call) -> None:
+    line = refused(call(*words.split()))
+    assert expected in line and "─" not in line and "│" not in line
+    assert not list(Path.cwd().iterdir()), "nothing was begun"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_the_line_is_the_same_on_any_terminal(encoding: str, tmp_path: Path) -> None:
+    done = python(*program("reproduce", "--dat", "mnist"), cwd=tmp_path, PYTHONIOENCODING=encoding, COLUMNS="60")
+    said = "Unrecognized options: --dat, mnist; did you mean '--data'? (sparring reproduce --help lists all)"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"sparring: {said}\n")
+
+
+@pytest.mark.parametrize(
+    ("toml", "expected"),
+    [
+        ("[trainin]\nmax_epochs = 2\n", "unknown key 'trainin'; did you mean 'training'?"),
+        ("[training]\nmax_epoch = 2\n", "unknown key 'max_epoch' in [training]; did you mean 'max_epochs'?"),
+        ("[training]\nmax_epochs = '2'\n", "training.max_epochs must be int, got '2'"),
+        ("training = 3\n", "training must be a table of settings, got 3"),
+        ("eps = 8\n", "did you mean 8/255 = 0.0314?"),
+        ("eps = true\n", "eps must be float, got True"),
+        ("recipe = 'fgsm'\n", "'recipe' cannot stand in a config file; give it on the command line"),
+        ("seed = 3\n", "'seed' cannot stand in a config file"),
+        ("out = 3\n", "out must be str, got 3"),
+        ("seeds = 3\n", "seeds must be list, got 3"),
+        ("eps = 0.1\neps = 0.2\n", "is not TOML"),
+        ("a = " + "[" * 5000 + "]" * 5000, "is not TOML"),
+        ("\0", "is not TOML"),
+    ],
+)
+def test_a_wrong_config_file_is_refused_by_the_name_of_its_key(toml: str, expected: str, call: Call) -> None:
+    Path("run.toml").write_text(toml)
+    assert expected in refused(call("train", "vanilla", "--config", "run.toml", "--dry-run"))
+
+
+def test_a_config_file_goes_over_the_recipe_and_flags_over_both(call: Call) -> None:
+    Path("run.toml").write_text(
+        'out = "there"\nseeds = [4, 5]\neps = 0.3\n[training]\nmax_epochs = 7\npatience = 9\n[adversary]\nhidden = [32]\n'
+    )
+    for words in (["--config", "run.toml"], ["--config=run.toml"]):
+        code, out, err = call("train", "gan_tanh", *words, "--training.max-epochs", 8, "--dry-run")
+        assert code == 0 and err == ""
+        head, _, config = out.partition("\n")
+        assert head == "would train gan_tanh with seeds 4 5 into there; the resolved config:"
+        run = json.loads(config)
+        assert (run["eps"], run["training"]["max_epochs"], run["training"]["patience"]) == (0.3, 8, 9)
+        assert run["adversary"]["hidden"] == [32] and run["adversary"]["bound"] == "tanh"
+        assert run["training"]["min_lr"] == recipes.gan_tanh().training.min_lr
+    code, out, _ = call("train", "gan_tanh", "--config", "run.toml", "--out", "else", "--seeds", 1, "--dry-run")
+    assert out.startswith("would train gan_tanh with seeds 1 into else")
+
+
+@pytest.mark.parametrize("words", ["demo", "reproduce", "reproduce --data digits --seeds 4 5", "train gan_tanh_init"])
+def test_a_dry_run_writes_nothing(words: str, call: Call) -> None:
+    code, out, err = call(*words.split(), "--dry-run")
+    assert code == 0 and out.startswith("would train ") and err == ""
+    assert not list(Path.cwd().iterdir())
+    code, out, err = call(*words.split(), "--dry-run", "--json")
+    assert code == 0 and json.loads(out)["would"].startswith("train ") and err == ""
+
+
+def test_missing_data_are_explained_in_one_line(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def no_network(*_: object, **__: object) -> NoReturn:
+        raise OSError("no network in this test")
+
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.setenv("SPARRING_DATA", str(empty))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(download.urllib.request, "urlopen", no_network)
+    load_once.cache_clear()
+    for words in (["reproduce", "--data", "mnist"], ["train", "vanilla", "--data.name", "mnist"]):
+        line = refused(call(*words))
+        for part in ("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte", str(empty), "SPARRING_DATA", "--data-root"):
+            assert part in line
+        assert "--data digits" in line and str(tmp_path / ".cache" / "sparring") in line and "no network" in line
+    assert not list(empty.iterdir()) and not (Path.cwd() / "out" / "runs").exists()
+
+
+def test_a_missing_package_is_named_with_its_command(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    for words in (["recipes"], ["train", "vanilla"], ["report", "out"]):
+        assert "pip install tyro" in refused(call(*words))
+    code, out, _ = call("--help")
+    assert code == 0 and "reproduce" in out, "help needs no package"
+
+
+# Exit codes
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.InputError("a\nb"), 2),
+        (errors.MissingExtra("a\nb"), 2),
+        (DataNotFound("a\nb"), 2),
+        (TypeError("a\nb"), 2),
+        (errors.Diverged("a\nb"), 3),
+        (errors.NotFinite("a\nb"), 4),
+        (errors.CorruptCheckpoint("a\nb"), 5),
+        (OSError(28, "No space left on device"), 74),
+        (PermissionError(13, "Permission denied", "out"), 74),
+        (errors.Busy("a\nb"), 75),
+        (errors.Interrupted(signal.SIGINT, "stopped"), 130),
+        (errors.Interrupted(signal.SIGTERM, "stopped"), 143),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
+)
+def test_every_error_has_its_exit_code_and_one_line(
+    error: BaseException, code: int, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(words: list[str]) -> int:
+        raise error
+
+    monkeypatch.setitem(COMMANDS, "info", fails)
+    refused(call("info"), code)
+    if not isinstance(error, errors.Interrupted | KeyboardInterrupt):
+        monkeypatch.setenv("SPARRING_DEBUG", "1")
+        got, _, err = call("info")
+        assert got == code and err.startswith("Traceback")
+
+
+def test_a_bug_shows_its_traceback(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COMMANDS, "info", lambda words: {}["absent"])
+    code, _, err = call("info")
+    assert code == 1 and err.startswith("Traceback") and "KeyError: 'absent'" in err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "report"])
+def test_ctrl_c_ends_reading_commands_with_one_line(command: str, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sparring.reproduction.evaluate_folder", interrupted)
+    monkeypatch.setattr("sparring.report.write_report", interrupted)
+    refused(call(command, "out"), 130)
+
+
+def test_a_file_in_place_of_the_folder(call: Call) -> None:
+    Path("out").write_text("something else")
+    line = refused(call("train", "vanilla", *TINY), 74)
+    assert "cannot write to out/runs/vanilla/seed0" in line
+
+
+def test_a_run_that_diverges_ends_with_3(call: Call) -> None:
+    words = ["train", "vanilla", *TINY, "--defender.optimizer.lr", 1e8]
+    for _ in range(2):
+        code, out, _ = call(*words)
+        assert code == 3 and "vanilla seed 0: diverged, diverged in epoch 1, step" in out
+
+
+def test_another_config_is_refused(call: Call) -> None:
+    assert call("train", "vanilla", *TINY)[0] == 0
+    line = refused(call("train", "vanilla", *TINY, "--eps", "0.2"))
+    assert "(eps: 0.1 -> 0.2)" in line and "--restart" in line
+    assert call("train", "vanilla", *TINY, "--eps", "0.2", "--restart")[0] == 0
+
+
+# Output
+
+
+def test_results_go_to_the_output_and_progress_to_the_error_output(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, err = call("train", "vanilla", *TINY, "--seeds", 3, 1, "--workers", 1, "--json", "--out", "pair")
+    found = [restore(RunRecord, value) for value in json.loads(out)]
+    assert code == 0 and err == ""
+    assert [(record.recipe, record.seed, record.status) for record in found] == [
+        ("vanilla", 3, "done"),
+        ("vanilla", 1, "done"),
+    ]
+    words = ["train", "gan_tanh_init", *GAME, "--alone.max-epochs", 1, "--seeds", 3, "--json"]
+    code, out, _ = call(*words)
+    assert code == 0 and OutPaths(Path("out")).run("vanilla", 3).done.is_file(), "what the game needs was trained first"
+    again = call(*words)
+    assert again[0] == 0 and again[1] == out, "the second call reads"
+    code, out, _ = call(*words[:-1])
+    assert code == 0 and "gan_tanh_init seed 3: done, 2 epochs" in out and "next: sparring evaluate out" in out
+
+    monkeypatch.setattr("sparring.measure.Measurement", partial(Measurement, grid=(0.0, 0.1, 0.5), n_resamples=20))
+    fast = ["--pgd-steps", 2, "--pgd-restarts", 1, "--fresh-seeds", 0, "--json"]
+    monkeypatch.chdir("out/runs/gan_tanh_init/seed3")
+    code, out, err = call("evaluate", ".", *fast)
+    monkeypatch.chdir("../../../..")
+    assert code == 0 and {row["recipe"] for row in json.loads(out)} == {"vanilla", "gan_tanh_init"}
+    assert "measuring vanilla seed 3" in err and Path("out/claims.json").is_file()
+    code, out, err = call("report", "out", "--no-figures")
+    assert code == 0 and out == f"{Path.cwd() / 'out' / 'report.html'}\n" and Path(out.strip()).is_file()
+
+
+def test_recipes_for_people_and_for_programs(call: Call) -> None:
+    _, out, _ = call("recipes")
+    assert [line.split()[0] for line in out.splitlines()] == [*recipes.RECIPES]
+    code, out, err = call("recipes", "--json")
+    assert code == 0 and err == "" and json.loads(out) == {name: recipes.describe(name) for name in recipes.RECIPES}
+
+
+def test_info_for_people_and_for_programs(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SPARRING_DATA", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    code, out, err = call("info", "--json")
+    facts = json.loads(out)
+    assert code == 0 and err == "" and facts["data digits"] == "1437 + 360 images"
+    assert facts["data mnist"] == "not on this machine" and {"torch", "threads", "commit"} <= set(facts)
+    assert "data digits" in call("info")[1]
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": ENVIRONMENT}
+    with subprocess.Popen([sys.executable, *program("recipes")], **pipes) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait(timeout=60) == 0
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_and_saves_and_the_same_command_goes_on(
+    number: signal.Signals, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = [0]
+
+    def point(name: str) -> None:
+        passed[0] += name == "step"
+        if name == "step" and passed[0] == 15:
+            signal.raise_signal(number)
+
+    words = ["train", "gan_tanh", *GAME]
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(faults, "point", point)
+        line = refused(call(*words), 128 + number)
+    assert "stopped and saved in out/runs/gan_tanh/seed0" in line and signal.getsignal(number) is before
+    assert (Path("out/runs/gan_tanh/seed0") / "checkpoint-000000015.safetensors").is_file()
+    code, out, err = call(*words)
+    assert code == 0 and "gan_tanh seed 0: done, 2 epochs" in out
+    assert "going on from checkpoint-000000015.safetensors: epoch 2, step 4" in err
+    assert call(*words, "--out", "whole")[0] == 0
+    for name in ("defender.safetensors", "adversary.safetensors"):
+        here, there = (read_verified(Path(out) / "runs/gan_tanh/seed0" / name)[0] for out in ("out", "whole"))
+        assert all(here[key].numpy().tobytes() == there[key].numpy().tobytes() for key in there)
+
+
+def test_ctrl_c_in_earnest(tmp_path: Path) -> None:
+    epochs, folder = 15, tmp_path / "out" / "runs" / "gan_tanh" / "seed0"
+    command = program("train", "gan_tanh", "--training.max-epochs", epochs, "--training.patience", 99, "--seeds", 0)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path}
+    pipes["env"] = ENVIRONMENT
+    deadline = time.monotonic() + 60
+    with subprocess.Popen([sys.executable, *command], **pipes) as process:
+        log = folder / "epochs.jsonl"
+        while not (log.exists() and log.stat().st_size):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out == "" and err.count("\n") == 1 and err.startswith("sparring: stopped and saved in out/runs/gan_tanh")
+    (saved,) = folder.glob("checkpoint-*.safetensors")
+    assert not (folder / "run.json").exists() and len(log.read_text().splitlines()) < epochs
+    done = python(*command, cwd=tmp_path)
+    assert done.returncode == 0 and f"going on from {saved.name}" in done.stderr
+    lines = [json.loads(line)["epoch"] for line in log.read_text().splitlines()]
+    assert lines == [*range(1, epochs + 1)] and read_json(folder / "run.json")["status"] == "done"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
+def test_a_killed_command_goes_on(tmp_path: Path) -> None:
+    command = program("train", "vanilla", *TINY, "--training.checkpoint-seconds", 0)
+    killed = python(*command, cwd=tmp_path, SPARRING_FAULT="step:15")
+    assert killed.returncode == -signal.SIGKILL
+    done = python(*command, cwd=tmp_path)
+    assert done.returncode == 0 and "going on from checkpoint-000000011.safetensors: epoch 2, step 0" in done.stderr
