@@ -72,7 +72,7 @@ def test_a_toml_file_changes_only_the_keys_it_names(tmp_path: Path) -> None:
 
 
 def test_a_section_that_a_recipe_lacks_can_be_added() -> None:
-    run = updated(recipe("vanilla"), {"opponent": {"kind": "adversary"}, "adversary": {"hidden": [8]}})
+    run = updated(recipe("fgsm"), {"opponent": {"kind": "adversary"}, "adversary": {"hidden": [8]}})
     assert run.adversary == Adversary(hidden=(8,))
 
 
