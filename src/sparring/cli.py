@@ -49,6 +49,14 @@ class Common:
 
 
 @dataclass(frozen=True)
+class Train(Common):
+    """What `train` takes beside the settings of its recipe."""
+
+    restart: bool = False
+    """forget an earlier training in this folder"""
+
+
+@dataclass(frozen=True)
 class Reproduce(Common):
     """The paper, whole: train every regime, measure, write records, ledger and report. Run again to go on."""
 
@@ -356,20 +364,16 @@ def _train(words: list[str]) -> int:
 
 def _train_command(run: config.Run, options: dict[str, Any]) -> type[Any]:
     """A dataclass with the common options and every setting that this recipe has, as defaults."""
-    common: list[Any] = [
-        (f.name, f.type, field(default=options.get(f.name, f.default))) for f in dataclasses.fields(Common)
+    given = options | ({"out": Path(options["out"])} if "out" in options else {})
+    given |= {"seeds": tuple(options["seeds"])} if "seeds" in options else {}
+    fields: list[Any] = [
+        (f.name, f.type, field(default=given[f.name])) for f in dataclasses.fields(Train) if f.name in given
     ]
-    if "out" in options:
-        common = [(n, t, field(default=Path(f.default)) if n == "out" else f) for n, t, f in common]
-    if "seeds" in options:
-        common = [(n, t, field(default=tuple(f.default)) if n == "seeds" else f) for n, t, f in common]
-    common.append(("restart", bool, field(default=False)))
     for f in dataclasses.fields(run):
         value = getattr(run, f.name)
         if f.name not in ("recipe", "seed") and value is not None:
-            kind = float if f.name == "eps" else type(value)
-            common.append((f.name, kind, field(default=value)))
-    made: type[Any] = dataclasses.make_dataclass("Train", common, frozen=True)
+            fields.append((f.name, float if f.name == "eps" else type(value), field(default=value)))
+    made: type[Any] = dataclasses.make_dataclass("Train", fields, bases=(Train,), frozen=True)
     made.__doc__ = recipes.describe(run.recipe)
     return made
 
@@ -456,12 +460,9 @@ def _positional(kind: type[Any], name: str) -> type[Any]:
         import tyro
     except ImportError:
         raise need("tyro") from None
-    fields: list[Any] = []
-    for f in dataclasses.fields(kind):
-        marked = Annotated[f.type, tyro.conf.Positional] if f.name == name else f.type
-        default = field() if f.default is dataclasses.MISSING else field(default=f.default)
-        fields.append((f.name, marked, default))
-    made: type[Any] = dataclasses.make_dataclass(kind.__name__, fields, frozen=True)
+    here = next(f for f in dataclasses.fields(kind) if f.name == name)
+    marked: list[Any] = [(name, Annotated[here.type, tyro.conf.Positional])]
+    made: type[Any] = dataclasses.make_dataclass(kind.__name__, marked, bases=(kind,), frozen=True)
     made.__doc__ = kind.__doc__
     return made
 
