@@ -436,3 +436,10 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
     assert killed.returncode == -signal.SIGKILL
     done = python(*command, cwd=tmp_path)
     assert done.returncode == 0 and "going on from checkpoint-000000011.safetensors: epoch 2, step 0" in done.stderr
+
+
+def test_seed_is_short_for_seeds(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["train", "vanilla", "--seed", "7", "--out", str(tmp_path / "out"), "--dry-run"])
+    assert end.value.code == 0
+    assert "with seeds 7 into" in capsys.readouterr().out

@@ -212,9 +212,10 @@ def _parse(kind: type[Any], words: Sequence[str], program: str) -> Any:
     except ImportError:
         raise need("tyro") from None
     complaint = io.StringIO()
+    words = ["--seeds" + word.removeprefix("--seed") if re.match("--seed(=|$)", word) else word for word in words]
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, args=list(words), prog=f"sparring {program}")
+            return tyro.cli(kind, args=words, prog=f"sparring {program}")
     except SystemExit as end:
         if not end.code:
             raise
