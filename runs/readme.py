@@ -90,7 +90,8 @@ def results(folder: Path, head: ReproductionRecord, summary: list[SummaryRecord]
         head.command,
         "```",
         "",
-        f"took {head.seconds / 60:.0f} minutes on {head.machine['cores']} cores, the report not counted.",
+        f"took {head.seconds / 60:.0f} minutes on {head.machine['cores']} cores and at most {head.peak_memory_mb or 0:.0f} MB, "
+        "the report not counted.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -287,11 +287,20 @@ class ReproductionRecord:
     machine: dict[str, Any]  # environment(): versions, threads, processor, memory
     commit: str
     started: str  # ISO 8601, UTC
-    seconds: float
-    training_seconds: float
+    seconds: float  # of all calls so far
+    training_seconds: float  # of all runs, each on one core
     peak_memory_mb: float | None
     recipes_described: dict[str, str] = field(default_factory=dict)  # recipe -> one sentence
     settings: dict[str, Any] = field(default_factory=dict)  # the resolved config of the first recipe and differences
+
+
+@dataclass(frozen=True)
+class CallRecord:
+    """One call of `sparring reproduce` on an output folder: a reproduction may take several."""
+
+    started: str  # ISO 8601, UTC
+    seconds: float
+    peak_memory_mb: float | None
 
 
 @dataclass(frozen=True)
@@ -389,6 +398,11 @@ class OutPaths:
     @property
     def claims(self) -> Path:
         return self.folder / "claims.json"
+
+    @property
+    def calls(self) -> Path:
+        """A CallRecord for every call that trained or measured, interrupted ones too."""
+        return self.folder / "runs" / "calls.jsonl"
 
     @property
     def runs_done(self) -> Path:

@@ -13,7 +13,7 @@ from sparring.environment import choose_device, commit, peak_memory_mb
 from sparring.errors import InputError
 from sparring.experiment import load
 from sparring.measure import Measurement, measure_run
-from sparring.records import OutPaths, ReproductionRecord, RunRecord, read_json, restore
+from sparring.records import CallRecord, OutPaths, ReproductionRecord, RunRecord, append, read, read_json, restore
 from sparring.reproduction.gather import gather
 from sparring.reproduction.plan import Plan, Task, plan_tasks
 from sparring.reproduction.tasks import load_once, measure_transfer
@@ -35,19 +35,25 @@ def reproduce(plan: Plan, *, notice: Notice, live: Callable[[Status], None] = la
         f"{len(tasks)} tasks over {len(plan.seeds)} seeds on {plan.data.name}, {plan.workers} at a time, in {plan.out}"
     )
     status = Status(tasks)
-    play(plan, tasks, status, notice, live)
+    try:
+        play(plan, tasks, status, notice, live)
+    finally:
+        if any(status.done.values()) or status.running:
+            seconds = round(time.monotonic() - clock, 1)
+            append(plan.paths.calls, CallRecord(started.isoformat(timespec="seconds"), seconds, _peak(plan.workers)))
     before = _earlier(plan)
     if before and not any(status.done.values()) and (before.recipes, before.seeds, before.commit) == _identity(plan):
         notice(f"{plan.out} is complete; nothing to do")
         return False
+    calls = read(plan.paths.calls, CallRecord)
     gather(
         plan,
         train_on,
         test,
         title=plan.title,
-        started=datetime.fromisoformat(before.started) if before else started,
-        seconds=(before.seconds if before else 0.0) + time.monotonic() - clock,
-        peak_memory_mb=max(_peak(plan.workers) or 0.0, (before.peak_memory_mb or 0.0) if before else 0.0) or None,
+        started=datetime.fromisoformat(calls[0].started) if calls else started,
+        seconds=sum(call.seconds for call in calls),
+        peak_memory_mb=max((call.peak_memory_mb for call in calls if call.peak_memory_mb), default=None),
         notice=notice,
     )
     return True
