@@ -277,7 +277,7 @@ def _whole(options: Any, data: config.Data, command: str, names: tuple[str, ...]
         data=data,
         seeds=seeds,
         recipes=names,
-        measurement=Measurement(fresh_epochs=20) if small else Measurement(),
+        measurement=Measurement(fresh_epochs=5, fresh_seeds=(0, 1), n_resamples=50) if small else Measurement(),
         sweeps=sweeps,
         sweep_epochs=40 if small else 4,
         workers=_workers(options.workers),
