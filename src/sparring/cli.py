@@ -81,7 +81,7 @@ class Reproduce(Common):
 
 @dataclass(frozen=True)
 class Demo(Common):
-    """The seven regimes on the embedded digits, through to a report, in about two minutes."""
+    """The seven regimes on the embedded digits, through to a report, in a few minutes."""
 
     out: Path = Path("out/demo")
     seeds: tuple[int, ...] = (3,)
