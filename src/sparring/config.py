@@ -202,8 +202,13 @@ class Run:
     alone: Training | None = None
     """the adversary first trains alone against the trained vanilla model, so long (paper, section 4.5)"""
     alone_optimizer: Optimizer = field(default_factory=Optimizer)
+    history: int = 0
+    """keep both players' weights after every so many epochs, in history/; 0: keep none"""
+    watch: bool = False
+    """after every epoch measure FGSM and PGD-10 on 512 training examples, in watch.jsonl"""
 
     def __post_init__(self) -> None:
+        _at_least("history", self.history, 0)
         if isinstance(self.eps, bool) or not isinstance(self.eps, int | float) or not 0 <= self.eps <= 1:
             raise InputError(f"eps must be in [0, 1] on the pixel scale, got {self.eps}" + _eps_hint(self.eps))
         if (self.opponent.kind == "adversary") != (self.adversary is not None):
@@ -223,8 +228,9 @@ class Run:
 
 
 def decisive(run: Run) -> Run:
-    """The run without what cannot change its result: where the data lie, how often to save."""
-    return replace(run, data=replace(run.data, root=None), training=replace(run.training, checkpoint_seconds=0.0))
+    """The run without what cannot change its result: where the data lie, how often to save, what to keep beside it."""
+    training = replace(run.training, checkpoint_seconds=0.0)
+    return replace(run, data=replace(run.data, root=None), training=training, history=0, watch=False)
 
 
 T = TypeVar("T")

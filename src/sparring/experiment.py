@@ -20,6 +20,7 @@ from sparring.adversaries.adversary import n_parameters
 from sparring.config import Network, Optimizer, Run, Training, decisive, differences, from_dict, to_dict
 from sparring.environment import changes, commit, environment
 from sparring.errors import CorruptCheckpoint, Diverged, InputError, Interrupted
+from sparring.evaluation import memory
 from sparring.game import dynamics
 from sparring.game.checkpoint import (
     latest,
@@ -77,6 +78,19 @@ def load(run_folder: str | Path) -> Trained:
     load_weights(paths.defender, defender)
     adversary = _loaded_adversary(run, shape, paths.adversary)
     return Trained(run, defender.eval(), adversary, _loaded_adversary(run, shape, paths.trained_alone), record)
+
+
+def history(run_folder: str | Path) -> list[memory.Snapshot]:
+    """A run's players as they were along its training, by epoch; none where `history` was 0. Also of an unfinished run."""
+    paths = RunPaths(Path(run_folder))
+    if not paths.config.is_file():
+        raise InputError(f"{run_folder} is not the folder of a run: it has no config.json")
+    run = from_dict(Run, read_json(paths.config))
+
+    def new(shape: tuple[int, ...], n_classes: int) -> tuple[nn.Module, Adversary | None]:
+        return new_defender(run, shape, n_classes), new_adversary(run, shape) if run.adversary else None
+
+    return memory.load_history(paths.folder, new)
 
 
 def load_data(settings: Any) -> tuple[data.Data, data.Data]:
@@ -292,6 +306,7 @@ class _Session:
         else:
             self._cut_log(self.log_bytes, self.paths.trained_alone)
         self.epochs = progress.epoch
+        memory.forget_after(self.paths.folder, progress.epoch if phase == "main" else 0)
         n_steps = max(1, len(self.data) // min(settings.batch_size, len(self.data)))
         save = partial(self._save, phase, players, n_steps)
 
@@ -307,6 +322,8 @@ class _Session:
             self.epochs = epoch.epoch
             record = _epoch_record(self.run, phase, epoch)
             append(self.paths.epochs, record)
+            if phase == "main":
+                self._remember(epoch, progress)
             self.report_epoch(record)
             age = time.monotonic() - self.last_save
             if progress.stopped or age >= settings.checkpoint_seconds:
@@ -325,6 +342,23 @@ class _Session:
         )
         self.offset += progress.epoch * n_steps
         return progress
+
+    def _remember(self, epoch: Epoch, progress: Progress) -> None:
+        """Keep the snapshot and the watch that the run asks for; the training is not touched."""
+        run, folder = self.run, self.paths.folder
+        if run.history and (epoch.epoch % run.history == 0 or progress.stopped):
+            memory.save_snapshot(folder, memory.Snapshot(epoch.epoch, self.defender, self.adversary), self.data)
+        if run.watch:
+            fixed = data.stratified(self.data, 512)
+            fgsm, pgd = memory.overfitting(self.defender, fixed, self.threat, seed=run.seed)
+            step = epoch.epoch * epoch.steps
+            record = memory.WatchRecord(run.recipe, run.seed, epoch.epoch, step, run.eps, len(fixed), fgsm, pgd)
+            if record.overfitted and memory.first_overfitted(memory.read_watch(folder)) is None:
+                self.notice(
+                    f"epoch {record.epoch}, step {step}: {100 * fgsm:.1f} % under FGSM, {100 * pgd:.1f} % under PGD-10; "
+                    "the defender may withstand the single step only"
+                )
+            memory.append_watch(folder, record)
 
     def _save(self, phase: str, players: list[Player], n_steps: int, progress: Progress) -> None:
         header = {

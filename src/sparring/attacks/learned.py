@@ -1,22 +1,32 @@
 """A trained adversary as an attack like any other."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
+import torch
 from torch import Tensor, nn
 
 from sparring import modes
 from sparring.adversaries import Adversary
+from sparring.losses import margin
 from sparring.threat import ThreatModel
 
 Clip = Literal["plain", "straight_through", "none"]
+
+
+class Shown(TypedDict, total=False):
+    """What an adversary sees beside x."""
+
+    y: Tensor
+    gradient: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class LearnedAttack:
     """x_adv = clip(x + eps * A(x)), the adversary A in evaluation mode (paper, section 3.1).
 
-    Differentiable in A's parameters; evaluation detaches. It asks the model nothing: one forward pass of A, none of the model.
+    Differentiable in A's parameters; evaluation detaches. One forward pass of A; it asks the model nothing, unless A sees the
+    model's gradient: then one pass forwards and backwards.
     `mode` "training" leaves A's batch norm in training mode (its statistics are put back): part of the *paper* protocol.
     """
 
@@ -25,22 +35,65 @@ class LearnedAttack:
     mode: Literal["evaluation", "training"] = "evaluation"
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        training = self.mode == "training"
-        with modes.training(self.adversary, keep_statistics=True) if training else modes.evaluation(self.adversary):
-            return self.threat.project(perturb(self.adversary, self.threat, x), x)
+        training, adversary = self.mode == "training", self.adversary
+        with modes.training(adversary, keep_statistics=True) if training else modes.evaluation(adversary):
+            shown = shown_to(adversary, model, x, y)
+            return self.threat.project(perturb(adversary, self.threat, x, **shown), x)
 
     def __repr__(self) -> str:
-        return f"LearnedAttack(bound={self.adversary.bound!r}, threat={self.threat}, mode={self.mode!r})"
+        adversary = self.adversary
+        sees = "" if adversary.sees == ("x",) else f", sees={adversary.sees!r}"
+        return f"LearnedAttack(bound={adversary.bound!r}{sees}, threat={self.threat}, mode={self.mode!r})"
 
 
-def perturb(adversary: Adversary, threat: ThreatModel, x: Tensor, clip: Clip = "plain") -> Tensor:
+def perturb(
+    adversary: Adversary,
+    threat: ThreatModel,
+    x: Tensor,
+    clip: Clip = "plain",
+    *,
+    y: Tensor | None = None,
+    gradient: Tensor | None = None,
+) -> Tensor:
     """x + eps * A(x) in A's present mode, clipped to the pixel range (ambiguity s).
 
     "plain": a clipped pixel passes no gradient. "straight_through": clipped forwards, not backwards. "none": not clipped,
-    so outside the threat model; for training only.
+    so outside the threat model; for training only. `y` and `gradient` are what `shown_to` gives.
     """
-    free: Tensor = x + threat.radius(x) * adversary(x)
+    answer = adversary(x) if adversary.sees == ("x",) else adversary(x, y, gradient)
+    free: Tensor = x + threat.radius(x) * answer
     if clip == "none":
         return free
     clipped = free.clamp(threat.low, threat.high)
     return free + (clipped - free).detach() if clip == "straight_through" else clipped
+
+
+def shown_to(adversary: Adversary, model: nn.Module, x: Tensor, y: Tensor) -> Shown:
+    """What this adversary sees beside x; nothing for one that sees x only."""
+    shown = Shown()
+    if "label" in adversary.sees:
+        shown["y"] = y
+    if "gradient" in adversary.sees:
+        shown["gradient"] = input_gradient(model, x, y)
+    return shown
+
+
+def input_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The input gradient of the margin loss over each example's mean magnitude, within [-4, 4]; 0 where there is none.
+
+    Detached, the model in evaluation mode. The margin, as its gradient does not vanish where cross-entropy saturates; not the
+    sign alone, as the magnitudes tell which pixels may be spent otherwise.
+    """
+    with modes.frozen(model), torch.enable_grad():
+        point = x.detach().requires_grad_()
+        total = margin(model(point), y).sum()
+        if not total.requires_grad:
+            return torch.zeros_like(x)
+        (gradient,) = torch.autograd.grad(total, point, allow_unused=True, materialize_grads=True)
+    return _over_its_mean(gradient.nan_to_num(0.0, 0.0, 0.0), x.ndim - y.ndim)
+
+
+def _over_its_mean(gradient: Tensor, n_own_axes: int) -> Tensor:
+    own = tuple(range(-n_own_axes, 0))
+    mean = gradient.abs().mean(own, keepdim=True)
+    return (gradient / mean.clamp(min=torch.finfo(mean.dtype).tiny)).clamp(-4, 4)

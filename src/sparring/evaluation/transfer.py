@@ -28,8 +28,8 @@ def transfer(
 ) -> dict[tuple[str, str], Tensor]:
     """(attacker, defender) -> which examples are still right, (N,) bool, for every adversary and for noise of the same radius.
 
-    The noise columns are "uniform noise" and "sign noise". Adversaries see x only, so each perturbs a batch once for all
-    defenders. `mode` "training" is the *paper* protocol, for both networks, in batches of 128.
+    The noise columns are "uniform noise" and "sign noise". What does not see the defender's gradient perturbs a batch once for
+    all defenders. `mode` "training" is the *paper* protocol, for both networks, in batches of 128.
     """
     threat = ThreatModel(eps, data.shape)
     uniform, signs = Stream(seed, "eval.uniform"), Stream(seed, "eval.sign")
@@ -49,12 +49,13 @@ def transfer(
             signs.seek(number)
             x, y = data.floats(index), data.labels[index]
             for name, attack in attackers.items():
-                x_adv = attack(_NONE, x, y)
+                adaptive = isinstance(attack, LearnedAttack) and "gradient" in attack.adversary.sees
+                x_adv = x if adaptive else attack(_NONE, x, y)
                 for defender, model in defenders.items():
-                    logits = model(x_adv)
+                    logits = model(attack(model, x, y) if adaptive else x_adv)
                     right = (logits.argmax(-1) == y) & torch.isfinite(logits).all(-1)
                     correct[name, defender][index] = right
     return correct
 
 
-_NONE = nn.Identity()  # adversaries and noise ask the model nothing
+_NONE = nn.Identity()  # noise, and adversaries without its gradient, ask the model nothing

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sparring import modes
 from sparring.adversaries import Adversary
 from sparring.attacks import Attack
-from sparring.attacks.learned import Clip, perturb
+from sparring.attacks.learned import Clip, perturb, shown_to
 from sparring.game.dynamics import Dynamic, Turn
 from sparring.game.player import Player
 from sparring.losses import Loss, cross_entropy, objective
@@ -100,14 +100,17 @@ def duel(
 def best_response(
     adversary: Player, model: nn.Module, threat: ThreatModel, *, loss: Loss = cross_entropy, clip: Clip = "plain"
 ) -> Move:
-    """Only the adversary steps, against a frozen model: how a game is initialised, and how exploitability is measured."""
+    """Only the adversary steps, against a frozen model: how a game is initialised, and how exploitability is measured.
+
+    Beside the input it is shown what it sees: the label, the model's gradient.
+    """
     check_maximizes(adversary)
     network = adversary.network
     assert isinstance(network, Adversary)
 
     def move(x: Tensor, y: Tensor) -> Metrics:
         with modes.frozen(model), modes.training(network):
-            x_adv = perturb(network, threat, x, clip)
+            x_adv = perturb(network, threat, x, clip, **shown_to(network, model, x, y))
             logits = model(x_adv)
         losses = loss(logits, y)
         adversary.step(objective(losses))
