@@ -10,21 +10,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import pytest
 
 pytest.importorskip("torch")
-pytest.importorskip("tyro")
 
 from sparring import cli, errors, faults, recipes
-from sparring.cli import COMMANDS, main
+from sparring.cli import COMMANDS, flags, main
 from sparring.data import DataNotFound, download
 from sparring.game.checkpoint import read_verified
 from sparring.measure import Measurement
-from sparring.records import OutPaths, RunRecord, read_json, restore
+from sparring.records import OutPaths, ReproductionRecord, RunRecord, read_json, restore, write_json
 from sparring.reproduction.tasks import load_once
 
 TINY = ["--defender.hidden", "16", "--training.max-epochs", "2"]
@@ -57,7 +57,7 @@ def refused(result: tuple[int, str, str], code: int = 2) -> str:
 
 
 ENVIRONMENT = os.environ | {
-    "PYTHONPATH": str(Path(cli.__file__).parents[1]),
+    "PYTHONPATH": str(Path(cli.__file__).parents[2]),
     "SPARRING_DEBUG": "",
     "OMP_NUM_THREADS": "1",
 }
@@ -108,14 +108,31 @@ def test_the_version(call: Call) -> None:
     assert code == 0 and re.fullmatch(r"sparring \d+\.\d+\.\d+\S*\n", out)
 
 
-def test_help_and_plans_load_no_torch(tmp_path: Path) -> None:
-    calls = [["--help"], ["train", "--help"], ["train", "gan_tanh", "--help"], ["reproduce", "--help"], ["recipes"]]
-    calls += [["reproduce", "--dry-run"], ["train", "gan_tanh", "--dry-run"], ["nonsense"]]
+# What takes long to load, or what only an import of those would bring in: help and plans need none of it.
+SLOW = {
+    "torch",
+    "numpy",
+    "safetensors",
+    "altair",
+    "vl_convert",
+    "jinja2",
+    "rich",
+    "sparring.measure",
+    "sparring.reproduction",
+}
+SLOW |= {"tyro", "typeguard", "docstring_parser", "unittest", "asyncio", "multiprocessing", "importlib.metadata"}
+
+
+def test_help_and_plans_load_nothing_slow(tmp_path: Path) -> None:
+    calls = [["--help"], ["--version"], ["nonsense"], ["recipes"], ["train", "gan_tanh_init", "--help"]]
+    calls += [[command, "--help"] for command in COMMANDS]
+    calls += [["demo", "--dry-run"], ["reproduce", "--dry-run"], ["train", "gan_tanh", "--dry-run"]]
     code = f"import sys\nfrom sparring.cli import main\nfor words in {calls!r}:\n"
     code += "    try:\n        main(words)\n    except SystemExit:\n        pass\n"
-    code += "    assert not {'torch', 'numpy'} & set(sys.modules), words\n"
+    code += f"    assert not {SLOW!r} & set(sys.modules), (words, {SLOW!r} & set(sys.modules))\n"
     done = python("-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("usage: sparring") == len(COMMANDS) + 2
 
 
 # Input that cannot be used
@@ -133,18 +150,21 @@ def test_help_and_plans_load_no_torch(tmp_path: Path) -> None:
         ("train gan_tanh --adversary.optimiser.lr 3", "did you mean '--adversary.optimizer.lr'?"),
         ("train vanilla --adversary.bound tanh", "Unrecognized options: --adversary.bound"),
         ("evaluate OUT --pgd-step 3", "did you mean '--pgd-steps'?"),
-        ("evaluate", "Missing from sparring evaluate: "),
+        ("evaluate", "the following arguments are required: FOLDER (sparring evaluate --help lists all)"),
         ("train vanilla --eps 8", "eps must be in [0, 1] on the pixel scale, got 8.0; did you mean 8/255 = 0.0314?"),
         ("train vanilla --eps=-0.1", "eps must be in [0, 1] on the pixel scale, got -0.1"),
         ("train vanilla --eps nan", "eps must be in [0, 1] on the pixel scale, got nan"),
         ("train vanilla --eps inf", "eps must be in [0, 1] on the pixel scale, got inf"),
-        ("train vanilla --eps much", "Error parsing --eps: "),
+        ("train vanilla --eps much", "--eps must be a number, got 'much'"),
+        ("train vanilla --eps", "--eps expected one argument"),
+        ("train vanilla --seeds 0 one", "--seeds must be a whole number, got 'one'"),
+        ("train vanilla --json=3", "--json/--no-json ignored explicit argument '3'"),
         ("train pgd --opponent.steps 0", "opponent.steps must be >= 1; got 0"),
         ("train pgd --opponent.reach 0.5", "PGD cannot reach the boundary"),
         ("train gan_tanh --play.adversary-steps 0", "play.adversary_steps must be >= 1; got 0"),
-        ("train gan_tanh --play.first defendr", "defendr"),
+        ("train gan_tanh --play.first defendr", "play.first cannot be 'defendr'; did you mean 'defender'?"),
         ("train vanilla --training.batch-size 1", "training.batch_size must be >= 2; got 1"),
-        ("train vanilla --training.max-epochs 2.5", "Error parsing --training.max-epochs: "),
+        ("train vanilla --training.max-epochs 2.5", "--training.max-epochs must be a whole number, got '2.5'"),
         ("train vanilla --defender.optimizer.lr 0", "optimizer.lr must be > 0 and finite; got 0"),
         ("train vanilla --data.name mnits", "data.name cannot be 'mnits'; did you mean 'mnist'?"),
         ("train vanilla --opponent.kind adversary", "opponent.kind='adversary' contradicts adversary=None"),
@@ -241,12 +261,17 @@ def test_missing_data_are_explained_in_one_line(call: Call, monkeypatch: pytest.
     assert not list(empty.iterdir()) and not (Path.cwd() / "out" / "runs").exists()
 
 
-def test_a_missing_package_is_named_with_its_command(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tyro", None)
-    for words in (["recipes"], ["train", "vanilla"], ["report", "out"]):
-        assert "pip install tyro" in refused(call(*words))
-    code, out, _ = call("--help")
-    assert code == 0 and "reproduce" in out, "help needs no package"
+@pytest.mark.parametrize("package", ["altair", "vl_convert", "jinja2"])
+def test_a_missing_package_is_named_with_its_command(
+    package: str, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    head = tmp_path / "out" / "reproduction.json"
+    write_json(
+        head, ReproductionRecord("", "", "digits", {}, 1, 1, 2, 0.5, (0,), (), 0.1, (), {}, "", "", 0.0, 0.0, None)
+    )
+    monkeypatch.setitem(sys.modules, package, None)
+    line = refused(call("report", head.parent))
+    assert "pip install" in line and package.replace("_", "-") in line
 
 
 # Exit codes
@@ -443,3 +468,87 @@ def test_seed_is_short_for_seeds(capsys: pytest.CaptureFixture[str], tmp_path: P
         main(["train", "vanilla", "--seed", "7", "--out", str(tmp_path / "out"), "--dry-run"])
     assert end.value.code == 0
     assert "with seeds 7 into" in capsys.readouterr().out
+
+
+# Flags
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Settings within settings.
+
+    Their second paragraph is not shown.
+    """
+
+    rate: float = 0.5
+    """how fast, at most 100 %"""
+    widths: tuple[int, ...] = (2, 3)
+    limit: int | None = None
+    fast: bool = True
+
+
+@dataclass(frozen=True)
+class Base:
+    """Not shown."""
+
+    out: Path = Path("out")
+    """of the base"""
+
+
+@dataclass(frozen=True)
+class Outer(Base):
+    """Not shown."""
+
+    name: Literal["one", "two"] = "one"
+    """which"""
+    inner_part: Inner = field(default_factory=Inner)
+    absent: Inner | None = None
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Not shown."""
+
+    folder: Path
+    """where"""
+    json: bool = False
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", Outer()),
+        ("--out=here --name two", Outer(Path("here"), "two")),
+        ("--inner-part.rate -0.25", Outer(inner_part=Inner(rate=-0.25))),
+        ("--inner_part.rate=0.25", Outer(inner_part=Inner(rate=0.25))),
+        ("--inner-part.widths 5 6 7", Outer(inner_part=Inner(widths=(5, 6, 7)))),
+        ("--inner-part.widths", Outer(inner_part=Inner(widths=()))),
+        ("--inner-part.limit 4 --inner-part.no-fast", Outer(inner_part=Inner(limit=4, fast=False))),
+        ("--inner-part.limit None --inner-part.no-fast --inner-part.fast", Outer()),
+    ],
+)
+def test_a_flag_for_every_field(words: str, expected: Outer) -> None:
+    assert flags.read(words.split(), "test", None, Outer()) == [expected]
+
+
+def test_a_field_without_a_default_is_positional_and_settings_are_read_together() -> None:
+    expected = [Placed(Path("there"), True), Outer(name="two")]
+    assert flags.read(["--name", "two", "there", "--json"], "test", None, Placed, Outer()) == expected
+    with pytest.raises(errors.InputError, match=r"Unrecognized options: --name, two \(sparring test --help lists all"):
+        flags.read(["there", "--name", "two"], "test", None, Placed, Outer(), without=("name",))
+
+
+def test_help_says_what_stands_below_each_field(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        flags.read(["--help"], "test", "What it is about.", Placed, Outer(), without=("name",))
+    said = " ".join(capsys.readouterr().out.split())
+    assert end.value.code == 0 and said.startswith("usage: sparring test FOLDER [options] What it is about.")
+    for part in (
+        "FOLDER where",
+        "--out PATH of the base (default: out)",
+        "inner-part: Settings within settings. --inner-part.rate FLOAT how fast, at most 100 % (default: 0.5)",
+        "--inner-part.widths [INT ...] (default: 2 3)",
+        "--inner-part.limit INT --inner-part.fast, --inner-part.no-fast (default: yes)",
+    ):
+        assert part in said
+    assert "Not shown" not in said and "second paragraph" not in said and "absent" not in said and "--name" not in said

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -189,13 +189,17 @@ def test_the_report_is_written_from_the_records(whole: OutPaths, tmp_path: Path)
 # Again, stopped, spread, joined
 
 
-def test_a_second_call_has_nothing_to_do(whole: OutPaths) -> None:
+def test_a_second_call_has_nothing_to_do_and_starts_no_worker(whole: OutPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     def written() -> dict[Path, int]:
         files = (path for path in whole.folder.rglob("*") if path.is_file() and path.name != "run.lock")
         return {path: path.stat().st_mtime_ns for path in files}
 
+    def no_workers(n: int) -> NoReturn:
+        raise AssertionError("workers were started")
+
     before = written()
-    changed, notices = run(plan(whole.folder))
+    monkeypatch.setattr("sparring.reproduction.workers.Workers", no_workers)
+    changed, notices = run(plan(whole.folder, workers=2))
     assert not changed and notices[-1] == f"{whole.folder} is complete; nothing to do"
     assert len(before) > 50 and written() == before
 
@@ -249,7 +253,7 @@ def same_as(whole: OutPaths, part: OutPaths, small: Plan) -> None:
 
 @pytest.mark.slow
 def test_two_workers_measure_what_one_does(whole: OutPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parents[2]))
     small = plan(tmp_path, recipes=("vanilla", "gan_tanh_init"), workers=2)
     assert run(small)[0]
     same_as(whole, OutPaths(tmp_path), small)
@@ -358,7 +362,7 @@ def test_a_run_that_diverged_is_left_out_of_the_means(copy: OutPaths) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_demo_runs_through_to_its_report(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}
     command = [sys.executable, "-m", "sparring", "demo", "--json"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=880)
     assert done.returncode == 0, done.stderr

@@ -6,10 +6,10 @@ leaves the model as it found it, even when it raises: modes, parameters, gradien
 say whether it succeeded: the caller measures that. Its repr is its configuration.
 """
 
-from sparring.attacks.contract import Attack, identity
+from sparring.attacks.contract import Attack, described, identity
 from sparring.attacks.gradient import PGD, fgsm
 from sparring.attacks.learned import LearnedAttack
 from sparring.attacks.noise import Noise
 from sparring.attacks.worst_case import WorstCase
 
-__all__ = ["PGD", "Attack", "LearnedAttack", "Noise", "WorstCase", "fgsm", "identity"]
+__all__ = ["PGD", "Attack", "LearnedAttack", "Noise", "WorstCase", "described", "fgsm", "identity"]

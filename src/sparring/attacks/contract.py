@@ -1,6 +1,7 @@
 """The type of an attack, and the attack that does nothing."""
 
 from collections.abc import Callable
+from types import FunctionType
 
 from torch import Tensor, nn
 
@@ -10,3 +11,8 @@ Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 def identity(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """No perturbation: with it, `against` is vanilla training."""
     return x
+
+
+def described(attack: Attack) -> str:
+    """An attack's configuration in words that are the same in every process: its repr, or a plain function's name."""
+    return attack.__name__ if isinstance(attack, FunctionType) else repr(attack)

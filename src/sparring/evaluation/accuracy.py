@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring import modes
-from sparring.attacks import PGD, Attack, WorstCase, fgsm, identity
+from sparring.attacks import PGD, Attack, WorstCase, described, fgsm, identity
 from sparring.data import Data
 from sparring.errors import InputError
 from sparring.randomness import Stream
@@ -91,7 +91,7 @@ def attacked(
             correct[..., index] = (out.argmax(-1) == y) & finite
             invalid[..., index] = ~finite
             logits[..., index, :] = out.float()
-    return Outcome(repr(attack), float(threat.eps), correct, invalid, logits, max_distance, cost)
+    return Outcome(described(attack), float(threat.eps), correct, invalid, logits, max_distance, cost)
 
 
 def curve(

@@ -25,59 +25,62 @@ def write(source: Source) -> frozenset[str]:
     """Write every figure that the records allow; returns the names of the files written."""
     folder = source.paths.figures
     _write_tables(source)
-    drawings = dict(_drawings(source))
-    for name, drawing in drawings.items():
-        svg.save(folder, name, drawing)
+    svg.save_all(folder, _drawings(source))
     return frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset()
 
 
 def curve_panels(source: Source) -> list[dict[str, Any]]:
     """Figure 2 for the page: a wide and a narrow drawing and a table for each attack and protocol."""
-    made = []
-    for k, (attack, protocol, records) in enumerate(sections.curve_panels(source)):
-        alt = _curve_alt(attack, protocol, records)
-        drawn = [
-            svg.inline(svg.draw(_curve(source, records, charts.PAGE, width, height)), alt, prefix=f"f2-{k}-{width}")
-            for width, height in (_WIDE, _NARROW)
-        ]
-        made.append(
-            {
-                "tab": _tab(attack, protocol),
-                "attack": words.attack_label(attack),
-                "protocol": words.PROTOCOLS[protocol],
-                "wide": drawn[0],
-                "narrow": drawn[1],
-                "table": sections.curve_table(source, records, attack, protocol),
-                "seeds": max(r.n_seeds for r in records),
-                "n": max(r.n for r in records),
-            }
-        )
-    return made
+    panels = sections.curve_panels(source)
+    drawn = svg.inlined(
+        (_curve(source, records, charts.PAGE, *size), _curve_alt(attack, protocol, records), f"f2-{k}-{size[0]}")
+        for k, (attack, protocol, records) in enumerate(panels)
+        for size in (_WIDE, _NARROW)
+    )
+    return [
+        {
+            "tab": _tab(attack, protocol),
+            "attack": words.attack_label(attack),
+            "protocol": words.PROTOCOLS[protocol],
+            "wide": wide,
+            "narrow": narrow,
+            "table": sections.curve_table(source, records, attack, protocol),
+            "seeds": max(r.n_seeds for r in records),
+            "n": max(r.n for r in records),
+        }
+        for (attack, protocol, records), wide, narrow in zip(panels, drawn[::2], drawn[1::2], strict=True)
+    ]
 
 
 def reliability_panels(source: Source) -> list[dict[str, Any]]:
     """Figure 3 for the page: an attack, radius and protocol a panel, a diagram a recipe, and a table."""
+    kinds = sections.calibration_panels(source)
+    wheres = ["clean images" if k[0] == "clean" else f"{words.attack_label(k[0])}, {_at(k[1])}" for k in kinds]
+    wanted = [
+        (k, recipe, look, records)
+        for k, kind in enumerate(kinds)
+        for recipe, look in source.looks.items()
+        if (records := [c for c in source.calibration if c.recipe == recipe and _kind(c) == kind])
+    ]
+    drawn = svg.inlined(
+        (charts.reliability(records, look, charts.PAGE), _reliability_alt(look, wheres[k]), f"f3-{k}-{recipe}")
+        for k, recipe, look, records in wanted
+    )
     made = []
-    for k, kind in enumerate(sections.calibration_panels(source)):
+    for k, kind in enumerate(kinds):
         attack, eps, protocol = kind
-        where = "clean images" if attack == "clean" else f"{words.attack_label(attack)}, " + _at(eps)
-        diagrams = []
-        for recipe, look in source.looks.items():
-            records = [c for c in source.calibration if c.recipe == recipe and (c.attack, c.eps, c.protocol) == kind]
-            if records:
-                alt = f"Reliability diagram of {look.label}, {where}: accuracy over confidence, one line a seed"
-                drawing = svg.draw(charts.reliability(records, look, charts.PAGE))
-                diagrams.append({"label": look.label, "svg": svg.inline(drawing, alt, f"f3-{k}-{recipe}")})
-        tab = "Clean" if attack == "clean" else f"{_tab(attack, protocol)}, {_at(eps)}"
-        table = sections.calibration_table(source, kind)
-        of = [c for c in source.calibration if (c.attack, c.eps, c.protocol) == kind]
+        of = [c for c in source.calibration if _kind(c) == kind]
         made.append(
             {
-                "tab": tab,
-                "where": where,
+                "tab": "Clean" if attack == "clean" else f"{_tab(attack, protocol)}, {_at(eps)}",
+                "where": wheres[k],
                 "protocol": words.PROTOCOLS[protocol],
-                "diagrams": diagrams,
-                "table": table,
+                "diagrams": [
+                    {"label": look.label, "svg": element}
+                    for (panel, _, look, _), element in zip(wanted, drawn, strict=True)
+                    if panel == k
+                ],
+                "table": sections.calibration_table(source, kind),
                 "n": max(c.n for c in of),
                 "seeds": len({c.seed for c in of}),
             }
@@ -87,14 +90,16 @@ def reliability_panels(source: Source) -> list[dict[str, Any]]:
 
 def training_panels(source: Source) -> list[dict[str, str]]:
     """Training curves for the page: a small drawing a recipe."""
-    made = []
-    for recipe, look in source.looks.items():
-        records = [e for e in source.epochs if e.recipe == recipe]
-        if records:
-            alt = f"Training of {look.label}: loss and learning rate of both players over epochs, a line a seed"
-            drawing = svg.draw(charts.training(records, charts.PAGE))
-            made.append({"label": look.label, "svg": svg.inline(drawing, alt, f"train-{recipe}")})
-    return made
+    wanted = [
+        (recipe, look, records)
+        for recipe, look in source.looks.items()
+        if (records := [e for e in source.epochs if e.recipe == recipe])
+    ]
+    drawn = svg.inlined(
+        (charts.training(records, charts.PAGE), _training_alt(look), f"train-{recipe}")
+        for recipe, look, records in wanted
+    )
+    return [{"label": look.label, "svg": element} for (_, look, _), element in zip(wanted, drawn, strict=True)]
 
 
 def legend(source: Source) -> list[dict[str, str]]:
@@ -265,3 +270,11 @@ def _curve_alt(attack: str, protocol: str, records: list[SummaryRecord]) -> str:
         f"Accuracy over eps from 0 to {words.eps(last)} under {words.attack_label(attack)}, "
         f"{words.PROTOCOLS[protocol]}, for {names}; the numbers stand in the table below"
     )
+
+
+def _reliability_alt(look: words.Look, where: str) -> str:
+    return f"Reliability diagram of {look.label}, {where}: accuracy over confidence, one line a seed"
+
+
+def _training_alt(look: words.Look) -> str:
+    return f"Training of {look.label}: loss and learning rate of both players over epochs, a line a seed"

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,14 @@ def check() -> None:
 
 def draw(chart: Chart) -> str:
     """A chart as an SVG document; the same chart gives the same bytes."""
-    import vl_convert
+    return _drawn(chart.spec())
 
-    return str(vl_convert.vegalite_to_svg(chart.spec()))
+
+def inlined(charts: Iterable[tuple[Chart, str, str]]) -> list[str]:
+    """Charts, each with its `alt` and `prefix`, as elements of the page; one is drawn while the next is made."""
+    with ThreadPoolExecutor(1) as pool:
+        drawn = [(pool.submit(_drawn, chart.spec()), alt, prefix) for chart, alt, prefix in charts]
+        return [inline(svg.result(), alt, prefix) for svg, alt, prefix in drawn]
 
 
 def inline(svg: str, alt: str, prefix: str) -> str:
@@ -68,6 +74,13 @@ def save(folder: Path, name: str, svg: str) -> None:
     atomically(folder / f"{name}.pdf", bytes(vl_convert.svg_to_pdf(svg)))
 
 
+def save_all(folder: Path, drawings: Iterable[tuple[str, str]]) -> None:
+    """Write every (name, SVG) as `save` does, one while the next is made."""
+    with ThreadPoolExecutor(1) as pool:
+        for saved in [pool.submit(save, folder, name, svg) for name, svg in drawings]:
+            saved.result()
+
+
 def save_csv(folder: Path, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write the numbers behind a figure as NAME.csv; None becomes an empty cell."""
     text = io.StringIO()
@@ -75,3 +88,9 @@ def save_csv(folder: Path, name: str, columns: Sequence[str], rows: Iterable[Map
     writer.writeheader()
     writer.writerows(rows)
     atomically(folder / f"{name}.csv", text.getvalue().encode())
+
+
+def _drawn(spec: dict[str, Any]) -> str:
+    import vl_convert
+
+    return str(vl_convert.vegalite_to_svg(spec))

@@ -19,7 +19,7 @@ from sparring.evaluation.statistics import wilson
 from sparring.evaluation.transfer import transfer
 from sparring.experiment import Trained, load, load_data, train_run
 from sparring.measure import measure_run, readings
-from sparring.records import RunPaths, RunRecord, SweepRecord, TransferRecord, read, read_json, write, write_json
+from sparring.records import RunPaths, RunRecord, SweepRecord, TransferRecord, plain, read, read_json, write, write_json
 from sparring.reproduction.plan import CAPACITY, Kind, Plan, Task
 from sparring.reproduction.signals import received
 from sparring.threat import ThreatModel
@@ -31,6 +31,41 @@ def work(task: Task, plan: Plan) -> float:
     started = time.monotonic()
     did = _DO[task.kind](task, plan)
     return time.monotonic() - started if did else 0.0
+
+
+def settled(task: Task, plan: Plan) -> bool:
+    """Whether a task, all of whose needs are done, was done before too; what it left is then verified."""
+    if task.restart or not _left(task, plan):
+        return False
+    _DO[task.kind](task, plan)  # finds nothing to do
+    return True
+
+
+def _left(task: Task, plan: Plan) -> bool:
+    """Whether all that a task leaves is there, made with the plan's settings."""
+    if task.kind == "alone":
+        return plan.paths.alone(task.name, task.seed).is_file()
+    if task.run is None:
+        return _transferred(plan, task.seed)
+    paths = plan.paths.run(task.run.recipe, task.seed)
+    if task.kind == "run":
+        return paths.done.is_file() and (read_json(paths.done)["status"] != "done" or _measured(paths, plan))
+    return {"train": paths.done, "sweep": paths.sweep, "reading": paths.readings}[task.kind].is_file()
+
+
+def _measured(paths: RunPaths, plan: Plan) -> bool:
+    data, defender = load_once(plan.data)[1].fingerprint, read_json(paths.done)["defender_sha256"]
+    stamp = plain({"settings": plan.measurement, "data": data, "defender": defender})
+    return paths.evaluated.is_file() and bool(read_json(paths.evaluated) == stamp)
+
+
+def _transferred(plan: Plan, seed: int) -> bool:
+    path = plan.paths.transfer(seed)
+    return path.is_file() and {record.defender for record in read(path, TransferRecord)} == set(_trained(plan, seed))
+
+
+def _trained(plan: Plan, seed: int) -> list[str]:
+    return [name for name in plan.recipes if read_json(plan.paths.run(name, seed).done)["status"] == "done"]
 
 
 def _run(task: Task, plan: Plan) -> bool:
@@ -143,10 +178,9 @@ def _alone(task: Task, plan: Plan) -> bool:
 
 def measure_transfer(plan: Plan, seed: int) -> bool:
     """Every adversary of a seed against every defender of that seed, in both protocols; returns whether it had to be done."""
-    path, out = plan.paths.transfer(seed), plan.paths
-    names = [name for name in plan.recipes if read_json(out.run(name, seed).done)["status"] == "done"]
-    if path.is_file() and {record.defender for record in read(path, TransferRecord)} == set(names):
+    if _transferred(plan, seed):
         return False
+    out, names = plan.paths, _trained(plan, seed)
     test = load_once(plan.data)[1].to(plan.device)
     trained = {name: load(out.run(name, seed).folder) for name in names}
     eps = next(iter(trained.values())).run.eps if trained else 0.1
@@ -161,7 +195,7 @@ def measure_transfer(plan: Plan, seed: int) -> bool:
             kind = "noise" if "noise" in attacker else "trained alone" if attacker in alone else "co-trained"
             name = attacker.removesuffix(" (alone)")
             records.append(_cell(name, kind, defender, seed, eps, protocol, correct))
-    write(path, records)
+    write(out.transfer(seed), records)
     return True
 
 

@@ -12,14 +12,19 @@ from multiprocessing import get_context
 from sparring.errors import Interrupted
 from sparring.reproduction.plan import Plan, Task
 from sparring.reproduction.signals import listen, obey, received
-from sparring.reproduction.tasks import work
+from sparring.reproduction.tasks import settled, work
 
 Notice = Callable[[str], None]
 
 
 def play(plan: Plan, tasks: list[Task], status: "Status", notice: Notice, live: Callable[["Status"], None]) -> None:
-    """Run every task once what it needs is done, `plan.workers` at a time."""
-    waiting = list(tasks)
+    """Run every task once what it needs is done, `plan.workers` at a time; without workers where all is done."""
+    for task in tasks:
+        if all(need in status.done for need in task.needs) and settled(task, plan):
+            status.done[task.key] = 0.0
+    waiting = [task for task in tasks if task.key not in status.done]
+    if not waiting:
+        return
     futures: dict[Future[float], Task] = {}
     with Workers(plan.workers) as workers:
         while waiting or futures:

@@ -1,0 +1,112 @@
+"""`sparring reproduce` and `sparring demo`: a plan through to its report."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparring import config, recipes, records
+from sparring.cli import flags, terminal
+
+
+@dataclass(frozen=True)
+class Demo(terminal.Common):
+    """What `demo` takes."""
+
+    out: Path = Path("out/demo")
+    seeds: tuple[int, ...] = (3,)
+    """how many seeds (one number), or which (several)"""
+
+
+@dataclass(frozen=True)
+class Reproduce(terminal.Common):
+    """What `reproduce` takes."""
+
+    out: Path = Path("out/paper")
+    data: str = "mnist"
+    """mnist, fashion-mnist, kmnist, or the embedded digits"""
+    data_root: str | None = None
+    """folder with the data; else $SPARRING_DATA, else the usual cache, else a download"""
+    allow_unknown_data: bool = False
+    """accept data files whose SHA-256 is not the published one"""
+    seeds: tuple[int, ...] = (3,)
+    """how many seeds (one number), or which (several)"""
+    recipes: tuple[str, ...] = tuple(recipes.RECIPES)
+    """which regimes; `sparring recipes` lists them"""
+    sweeps: bool = True
+    """also the paper's conjectures D1 and D3, as variants of the tanh game"""
+    max_epochs: int | None = None
+    """a cap on every training, for trials"""
+    report: bool = True
+    """write report.html and the figures"""
+
+
+def demo(words: list[str]) -> int:
+    """The seven regimes on the embedded digits, through to a report, in a few minutes."""
+    (options,) = flags.read(words, "demo", demo.__doc__, Demo)
+    return _whole(options, config.Data("digits"), "sparring demo", tuple(recipes.PAPER), sweeps=False)
+
+
+def reproduce(words: list[str]) -> int:
+    """The paper, whole: train every regime, measure, write records, ledger and report. Run again to go on."""
+    (options,) = flags.read(words, "reproduce", reproduce.__doc__, Reproduce)
+    data = config.Data(options.data, options.data_root, options.allow_unknown_data)
+    return _whole(
+        options,
+        data,
+        f"sparring reproduce {shlex.join(words)}".strip(),
+        options.recipes,
+        sweeps=options.sweeps,
+        max_epochs=options.max_epochs,
+        report=options.report,
+    )
+
+
+def _whole(
+    options: Demo | Reproduce,
+    data: config.Data,
+    command: str,
+    names: tuple[str, ...],
+    *,
+    sweeps: bool,
+    max_epochs: int | None = None,
+    report: bool = True,
+) -> int:
+    seeds = tuple(range(options.seeds[0])) if len(options.seeds) == 1 else options.seeds
+    for name in names:
+        recipes.recipe(name)
+    if options.dry_run:
+        on = f"{data.name} with seeds {terminal.spaced(seeds)}"
+        return terminal.would(f"train and measure {', '.join(names)} on {on}, into {options.out}", options.json)
+    from sparring.measure import Measurement
+    from sparring.reproduction import Plan
+    from sparring.reproduction import reproduce as play
+
+    small = data.name == "digits"
+    plan = Plan(
+        out=options.out,
+        data=data,
+        seeds=seeds,
+        recipes=names,
+        measurement=Measurement(fresh_epochs=5, fresh_seeds=(0, 1), n_resamples=50) if small else Measurement(),
+        sweeps=sweeps,
+        sweep_epochs=40 if small else 4,
+        workers=terminal.n_workers(options.workers),
+        device=options.device,
+        command=command,
+        max_epochs=max_epochs,
+    )
+    with terminal.progress() as (notice, live):
+        changed = play(plan, notice=notice, live=live)
+    paths = records.OutPaths(options.out)
+    if report and (changed or not paths.report.is_file()):
+        from sparring.report import write_report
+
+        terminal.say("writing the report and the figures")
+        write_report(options.out)
+    if options.json:
+        terminal.result({"out": options.out, "report": paths.report, "claims": paths.claims})
+        return 0
+    print(terminal.headline(paths))
+    if paths.report.is_file():
+        print(f"\nreport: {paths.report.resolve()}")
+    return 0

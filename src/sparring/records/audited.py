@@ -1,0 +1,53 @@
+"""Records of the audit: what each check found, and the robust accuracy that stands behind it, or why none is shown."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+CheckStatus = Literal["PASS", "WARN", "FAIL", "INFO", "SKIP"]
+
+
+@dataclass(frozen=True)
+class CheckRecord:
+    """One check: what was found against which threshold, and what to do about it. A SKIP says why in `evidence`."""
+
+    id: str  # I1..I10 measured correctly, S1..S18 attack strength, G1..G7 game, T1..T6 statistics
+    title: str
+    status: CheckStatus
+    value: str
+    threshold: str
+    evidence: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class HeadlineRecord:
+    """Examples that survive every attack that ran, at one eps: an upper bound on robust accuracy, with Wilson's interval."""
+
+    eps: float
+    n: int
+    survived: float  # a whole number, unless the model is declared random
+    accuracy: float
+    low: float
+    high: float
+    attacks: int
+
+
+@dataclass(frozen=True)
+class AuditRecord:
+    """One audited run. `headlines` is empty where a check withholds the number."""
+
+    recipe: str
+    seed: int
+    verdict: str
+    withheld: bool
+    exit_code: int
+    level: str
+    n: int  # examples behind the checks
+    indices_sha256: str
+    thresholds: str
+    self_test: str
+    clean: float
+    headlines: tuple[HeadlineRecord, ...]
+    checks: tuple[CheckRecord, ...]
+    seconds: float
+    commit: str
