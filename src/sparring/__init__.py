@@ -13,24 +13,48 @@ _HOMES = {
     "Adversary": "sparring.adversaries",
     "ThreatModel": "sparring.threat",
     "PGD": "sparring.attacks",
+    "APGD": "sparring.attacks",
+    "Square": "sparring.attacks",
     "Noise": "sparring.attacks",
     "LearnedAttack": "sparring.attacks",
     "WorstCase": "sparring.attacks",
     "fgsm": "sparring.attacks",
     "evaluate": "sparring.evaluation",
+    "worst_case": "sparring.evaluation",
+    "audit": "sparring.auditing",
+    "run_audit": "sparring.targets",
     "load": "sparring.experiment",
 }
-_PACKAGES = ("adversaries", "attacks", "data", "evaluation", "game", "models", "recipes")
+_PACKAGES = ("adversaries", "attacks", "auditing", "data", "evaluation", "game", "models", "recipes")
 
-__all__ = ["PGD", "Adversary", "Game", "LearnedAttack", "Noise", "ThreatModel", "WorstCase", "evaluate", "fgsm", "load"]
+__all__ = [
+    "APGD",
+    "PGD",
+    "Adversary",
+    "Game",
+    "LearnedAttack",
+    "Noise",
+    "Square",
+    "ThreatModel",
+    "WorstCase",
+    "audit",
+    "evaluate",
+    "fgsm",
+    "load",
+    "run_audit",
+    "worst_case",
+]
 
 if TYPE_CHECKING:
-    from sparring import adversaries, attacks, data, evaluation, game, models, recipes
+    from sparring import adversaries, attacks, auditing, data, evaluation, game, models, recipes
     from sparring.adversaries import Adversary
-    from sparring.attacks import PGD, LearnedAttack, Noise, WorstCase, fgsm
+    from sparring.attacks import APGD, PGD, LearnedAttack, Noise, Square, WorstCase, fgsm
+    from sparring.auditing.audit import audit
     from sparring.evaluation import evaluate
+    from sparring.evaluation.worst_case import worst_case
     from sparring.experiment import load
     from sparring.game import Game
+    from sparring.targets import run_audit
     from sparring.threat import ThreatModel
 
 

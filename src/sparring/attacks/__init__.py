@@ -6,10 +6,31 @@ leaves the model as it found it, even when it raises: modes, parameters, gradien
 say whether it succeeded: the caller measures that. Its repr is its configuration.
 """
 
+from sparring.attacks.apgd import APGD
 from sparring.attacks.contract import Attack, described, identity
 from sparring.attacks.gradient import PGD, fgsm
+from sparring.attacks.hard_label import RayS
 from sparring.attacks.learned import LearnedAttack
+from sparring.attacks.minimal import FAB
 from sparring.attacks.noise import Noise
+from sparring.attacks.square import Square
+from sparring.attacks.suites import Cascade, quick_suite, standard_suite
 from sparring.attacks.worst_case import WorstCase
 
-__all__ = ["PGD", "Attack", "LearnedAttack", "Noise", "WorstCase", "described", "fgsm", "identity"]
+__all__ = [
+    "APGD",
+    "FAB",
+    "PGD",
+    "Attack",
+    "Cascade",
+    "LearnedAttack",
+    "Noise",
+    "RayS",
+    "Square",
+    "WorstCase",
+    "described",
+    "fgsm",
+    "identity",
+    "quick_suite",
+    "standard_suite",
+]

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from sparring.cli.audits import audit
 from sparring.cli.folders import evaluate, report
 from sparring.cli.listings import info, list_recipes
 from sparring.cli.paper import demo, reproduce
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {  # in the order of the usage
     "reproduce": reproduce,
     "train": train,
     "evaluate": evaluate,
+    "audit": audit,
     "report": report,
     "recipes": list_recipes,
     "info": info,

@@ -196,13 +196,14 @@ def _write_tables(source: Source) -> None:
     at = (None, 0.0, source.head.eps)
     shown = [r for r in source.summaries("accuracy") if r.eps in at]
     tables = {
-        "headline": (_SUMMARY, _flats(shown) + _metrics(source, "in_game", "fresh")),
+        "headline": (_SUMMARY, _flats(shown) + _metrics(source, "in_game", "fresh", "worst_case")),
         "figure1": (_EXAMPLE, _flats(source.examples)),
         "figure2": (_SUMMARY, _metrics(source, "accuracy", "area")),
         "figure3": (_BIN, [{**_flat(c), **_flat(b)} for c in source.calibration for b in c.bins]),
         "calibration": (_SUMMARY, _metrics(source, "ece", "adaptive_ece", "brier", "nll")),
         "transfer": (_SUMMARY, _metrics(source, "transfer")),
         "exploitability": (_SUMMARY, _metrics(source, "in_game", "fresh", "gap")),
+        "audit": (_SUMMARY, _metrics(source, "worst_case")),
         "readings": (_SUMMARY, _metrics(source, "reading")),
         "comparisons": _columns(source.comparisons),
         "claims": _columns(source.claims),

@@ -15,6 +15,7 @@ COLUMNS = (
     ("pgd", "accuracy", "pgd", "PGD", "many gradient steps"),
     ("in_game", "in_game", None, "In the game", "the adversary it trained with"),
     ("fresh", "fresh", None, "Fresh", "new adversaries, trained against it"),
+    ("worst", "worst_case", None, "Worst case", "every attack of the audit"),
 )
 
 
@@ -44,14 +45,19 @@ def found(source: Source, key: str, recipe: str) -> SummaryRecord | None:
     return source.one(metric, recipe, attack=attack, eps=None if key == "clean" else source.head.eps)
 
 
+def columns(source: Source) -> list[tuple[str, str, str | None, str, str]]:
+    """The columns of the headline table; the audit's only where there is one."""
+    return [column for column in COLUMNS if column[0] != "worst" or source.audits]
+
+
 def table(source: Source) -> list[Row]:
     """A row a recipe; a cell is a dash where the records have no such number."""
     return [_row(source, recipe) for recipe in source.recipes]
 
 
 def sentences(source: Source) -> list[str]:
-    """What was found: the game, the strongest training, N8; a sentence without its records is left out."""
-    made = [_game(source), _strongest(source), _readings(source)]
+    """What was found: the game, what is left after the audit, N8; a sentence without its records is left out."""
+    made = [_game(source), _audited(source) or _strongest(source), _readings(source)]
     return [sentence.replace(" %", "\u00a0%") for sentence in made if sentence]
 
 
@@ -74,12 +80,15 @@ def same_modes(reading: ReadingRecord, gradient: str, verdict: str) -> bool:
 
 
 def _row(source: Source, recipe: str) -> Row:
-    records = [found(source, key, recipe) for key, *_ in COLUMNS]
+    shown = columns(source)
+    records = [found(source, key, recipe) for key, *_ in shown]
     n_seeds = max((r.n_seeds for r in records if r), default=0)
     diverged = len(source.diverged(recipe))
     cells = tuple(
-        cell(r, 2 if key == "clean" else 1, seeds=n_seeds) for r, (key, *_) in zip(records, COLUMNS, strict=True)
+        cell(r, 2 if key == "clean" else 1, seeds=n_seeds) for r, (key, *_) in zip(records, shown, strict=True)
     )
+    if withheld(source, recipe):
+        cells = (*cells[:-1], Cell("withheld"))
     return Row(
         recipe=recipe,
         label=words.label(recipe),
@@ -103,6 +112,24 @@ def _game(source: Source) -> str:
     if len(attacked) == len(whole):
         text += f" and {_range(attacked)} under PGD"
     return text + f", all at eps {words.eps(eps)}."
+
+
+def withheld(source: Source, recipe: str) -> bool:
+    """Whether the audit withholds this recipe's robust accuracy, in any seed."""
+    return any(audit.withheld for audit in source.audits if audit.recipe == recipe)
+
+
+def _audited(source: Source) -> str:
+    under = [r for recipe in source.recipes if (r := found(source, "worst", recipe))]
+    if not under:
+        return ""
+    best = max(under, key=lambda r: r.mean)
+    games = [r for r in under if r.recipe in source.games]
+    text = f"Under the worst case of the audit's attacks {words.label(best.recipe)} training keeps most, {_value(best)}"
+    if games and best not in games:
+        text += f"; the games keep {_range(games)}"
+    stopped = [words.label(recipe) for recipe in source.recipes if withheld(source, recipe)]
+    return text + (f"; withheld for {words.listing(stopped)}." if stopped else ".")
 
 
 def _strongest(source: Source) -> str:

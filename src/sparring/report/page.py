@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sparring.records import atomically
+from sparring.report import audits, headline, sections, svg, words
 from sparring.report import figures as figure_files
-from sparring.report import headline, sections, svg, words
 from sparring.report.charts import THIN
 from sparring.report.source import Source, load
 
@@ -59,7 +59,7 @@ def _render(source: Source, page: Path, written: frozenset[str]) -> str:
 
 def _sections(source: Source) -> dict[str, Any]:
     return {
-        "columns": headline.COLUMNS,
+        "columns": headline.columns(source),
         "headline": headline.table(source),
         "findings": headline.sentences(source),
         "verdicts": headline.verdicts(source),
@@ -73,6 +73,8 @@ def _sections(source: Source) -> dict[str, Any]:
         "transfer": sections.transfer(source),
         "transfer_tests": sections.comparisons(source, "D2"),
         "exploitability": sections.exploitability(source),
+        "audits": audits.rows(source),
+        "audit_eps": audits.grid(source),
         "readings": sections.readings(source),
         "sweeps": sections.sweeps(source),
         "other_tests": sections.comparisons(source, "N", "D1", "D3", "F1"),

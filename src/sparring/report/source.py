@@ -8,6 +8,7 @@ from pathlib import Path
 from sparring.errors import InputError
 from sparring.records import (
     AccuracyRecord,
+    AuditRecord,
     CalibrationRecord,
     ClaimRecord,
     ComparisonRecord,
@@ -46,6 +47,7 @@ class Source:
     summary: list[SummaryRecord] = field(default_factory=list)
     comparisons: list[ComparisonRecord] = field(default_factory=list)
     examples: list[ExampleRecord] = field(default_factory=list)
+    audits: list[AuditRecord] = field(default_factory=list)
 
     @property
     def recipes(self) -> list[str]:
@@ -138,9 +140,10 @@ def load(out: Path) -> Source:
         exploitability=read(paths.records("exploitability"), ExploitabilityRecord),
         readings=read(paths.records("readings"), ReadingRecord),
         sweeps=read(paths.records("sweeps"), SweepRecord),
-        summary=read(paths.records("summary"), SummaryRecord),
+        summary=read(paths.records("summary"), SummaryRecord) + read(paths.records("robust"), SummaryRecord),
         comparisons=read(paths.records("comparisons"), ComparisonRecord),
         examples=read(paths.records("examples"), ExampleRecord),
+        audits=read(paths.records("audits"), AuditRecord),
     )
 
 

@@ -1,0 +1,219 @@
+"""The audit: group by group, group I first, and early to stop."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparring import modes
+from sparring.adversaries import Adversary
+from sparring.attacks import LearnedAttack
+from sparring.auditing import checks_game as game
+from sparring.auditing import checks_gradients as gradients
+from sparring.auditing import checks_measured as measured
+from sparring.auditing import checks_recorded as recorded
+from sparring.auditing import checks_statistics as statistics
+from sparring.auditing import checks_strength as strength
+from sparring.auditing.check import TITLES, Check, skip
+from sparring.auditing.everything import over_all
+from sparring.auditing.evidence import Evidence
+from sparring.auditing.levels import Level, level_of
+from sparring.auditing.subject import Subject
+from sparring.auditing.thresholds import Thresholds, shipped
+from sparring.auditing.verdict import AttackRow, Audit, Headline
+from sparring.data import Data, as_data
+from sparring.environment import commit
+from sparring.errors import InputError
+from sparring.threat import ThreatModel, check_eps
+
+CHECKS: dict[str, Callable[[Evidence], Check]] = {
+    **{f"I{k}": getattr(measured, f"i{k}") for k in range(1, 9)},
+    **{f"I{k}": getattr(recorded, f"i{k}") for k in (9, 10)},
+    **{f"S{k}": getattr(strength, f"s{k}") for k in (1, 2, 3, 4, 5, 6, 7, 8, 14, 15, 16)},
+    **{f"S{k}": getattr(gradients, f"s{k}") for k in (9, 10, 11, 12, 13, 17, 18)},
+    **{f"G{k}": getattr(game, f"g{k}") for k in range(1, 8)},
+    **{f"T{k}": getattr(statistics, f"t{k}") for k in range(1, 7)},
+}
+FIRST = (("I4",), ("I3", "I2", "I8", "I9"), ("I1", "I6"))  # each stage must hold before the next is worth its time
+AGAIN = ("I1", "I4", "I5", "I7", "I10")  # once more, or only now, over every attack that ran
+
+
+def audit(
+    model: nn.Module,
+    data: Any,
+    eps: float | Sequence[float] | ThreatModel,
+    *,
+    level: str | Level = "quick",
+    train: Any = None,
+    adversary: Adversary | LearnedAttack | None = None,
+    twin: nn.Module | None = None,
+    store: str | Path | None = None,
+    strict: bool = False,
+    declared_random: bool = False,
+    full: bool = False,
+    seed: int = 0,
+    name: str = "model",
+    **more: Any,
+) -> Audit:
+    """Audit a classifier's robust accuracy: is the number that an evaluation would report one to believe?
+
+    `data` are test data in whatever form `sparring.evaluate` takes, `eps` the radius that is claimed, or several, the claimed
+    one first. `train`, `adversary` (the co-trained one) and `twin` (the same architecture, trained on clean data) each allow
+    more checks; what is missing is listed as skipped. `more` are other fields of `Subject`. `strict` counts what warned or was
+    skipped as failed. `store` keeps finished pieces of the worst case. The model is left as it was.
+    """
+    grid = [eps.eps] if isinstance(eps, ThreatModel) else [eps] if isinstance(eps, int | float) else list(eps)
+    subject = Subject(
+        model=model,
+        data=classes_of(as_data(data), model),
+        eps=tuple(grid),  # type: ignore[arg-type]
+        name=name,
+        train=None if train is None else as_data(train),
+        adversary=adversary,
+        twin=twin,
+        declared_random=declared_random,
+        **more,
+    )
+    return audit_subject(subject, level=level, store=store, strict=strict, seed=seed, full=full)
+
+
+def audit_subject(
+    subject: Subject,
+    *,
+    level: str | Level = "quick",
+    store: str | Path | None = None,
+    strict: bool = False,
+    seed: int = 0,
+    thresholds: Thresholds | None = None,
+    keep_going: bool = False,
+    checks: Mapping[str, Callable[[Evidence], Check]] | None = None,
+    self_test: Callable[[], str] | None = None,
+    full: bool = False,
+    notice: Callable[[str], None] = lambda text: None,
+) -> Audit:
+    """Audit a subject. `keep_going` makes the attacks although group I failed; `checks` stands in for `CHECKS`.
+
+    `full` takes the headline at the claimed eps over all test examples, unless it is withheld.
+    """
+    started = time.perf_counter()
+    subject = replace(subject, eps=_grid(subject.eps))
+    chosen, known = level_of(level), dict(CHECKS if checks is None else checks)
+    evidence = Evidence(
+        subject,
+        chosen,
+        thresholds or shipped(),
+        seed=seed,
+        store=Path(store) if store is not None else None,
+        notice=notice,
+    )
+    with modes.evaluation(subject.model):
+        found, attacked = _checked(evidence, known, keep_going)
+        headlines = _headlines(evidence) if attacked else ()
+    result = Audit(
+        subject=subject.name,
+        data=f"{subject.data.name} test",
+        n=evidence.n,
+        indices=evidence.digest,
+        level=chosen.name,
+        thresholds=evidence.thresholds.version,
+        clean=float(evidence.clean.share.mean()),
+        declared_random=subject.declared_random,
+        checks=tuple(found[id] for id in TITLES if id in found),
+        attacks=_table(evidence, worst=attacked),
+        headlines=headlines,
+        strict=strict,
+        self_test=self_test() if self_test is not None else "not run",
+        seed=seed,
+        commit=commit(),
+        threat=recorded.recorded(evidence) if evidence.runs else {"eps": ", ".join(f"{v:g}" for v in subject.eps)},
+    )
+    if full and headlines and not result.withheld:
+        with modes.evaluation(subject.model):
+            whole = over_all(evidence)
+        result = replace(result, headlines=tuple(whole if h.eps == whole.eps else h for h in headlines))
+    if "G7" in found and found["G7"].status == "PASS":
+        found["G7"] = game.g7(evidence, str(result))
+    return replace(
+        result, checks=tuple(found[id] for id in TITLES if id in found), seconds=time.perf_counter() - started
+    )
+
+
+def classes_of(data: Data, model: nn.Module) -> Data:
+    """Arrays know only the classes that occur in them; the model may know more. Raises InputError for other outputs."""
+    device = next((p.device for p in model.parameters()), data.images.device)
+    x = data.floats(torch.arange(min(2, len(data)))).to(device)
+    with torch.no_grad(), modes.evaluation(model):
+        out = model(x)
+    if not isinstance(out, torch.Tensor) or out.ndim != 2 or len(out) != len(x) or out.shape[1] < data.n_classes:
+        got = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+        raise InputError(f"the model returned {got} for inputs {tuple(x.shape)}; expected logits (N, {data.n_classes})")
+    return replace(data, n_classes=out.shape[1]) if out.shape[1] > data.n_classes else data
+
+
+def _checked(
+    e: Evidence, known: Mapping[str, Callable[[Evidence], Check]], keep_going: bool
+) -> tuple[dict[str, Check], bool]:
+    """All checks, and whether the attacks were made."""
+    found: dict[str, Check] = {}
+
+    def make(id: str) -> None:
+        if id in known:
+            found[id] = skip(id, e.level.leaves_out[id]) if id in e.level.leaves_out else known[id](e)
+
+    stopped = ""
+    for stage in FIRST:
+        for id in stage:
+            make(id)
+        failed = [id for id in stage if id in found and found[id].status == "FAIL"]
+        if failed and not keep_going:
+            stopped = f"not worth running after {', '.join(failed)} failed"
+            break
+    if not stopped:
+        for id in [*(id for id in known if id[0] == "S"), *(id for id in known if id[0] == "G")]:
+            make(id)
+        if e.level.headline:
+            e.worst  # noqa: B018  before the verifier reads its images
+        for id in AGAIN:
+            make(id)
+    for id in (id for id in known if id[0] == "T"):
+        if stopped and id in ("T1", "T6"):
+            found[id] = skip(id, stopped)
+        else:
+            make(id)
+    for id in known:
+        if id not in found:
+            found[id] = known[id](e) if id == "G7" else skip(id, stopped)
+    return found, e.level.headline and not stopped
+
+
+def _headlines(e: Evidence) -> tuple[Headline, ...]:
+    def attacks(eps: float) -> int:
+        runs = {run.name for run in e.runs.values() if run.eps == eps and ", try " not in run.name}
+        return len(runs | {stage.attack for stage in e.worst.stages if stage.eps == eps})
+
+    return tuple(Headline(eps, e.n, float(e.standing(eps).sum()), attacks(eps)) for eps in e.subject.eps)
+
+
+def _table(e: Evidence, *, worst: bool) -> tuple[AttackRow, ...]:
+    rows = [
+        AttackRow(r.name, r.kind, r.eps, int(r.attacked.sum()), float(r.share[r.attacked].sum()), r.forwards, r.backwards,
+                  round(r.seconds, 3), r.attack)
+        for r in e.runs.values()
+    ]  # fmt: skip
+    for s in e.worst.stages if worst else ():
+        rows.append(
+            AttackRow(f"worst case: {s.attack}", "worst case", s.eps, s.attacked, s.attacked - s.broken, s.forwards,
+                      s.backwards, round(s.seconds, 3), s.attack_repr)
+        )  # fmt: skip
+    return tuple(rows)
+
+
+def _grid(eps: Sequence[float]) -> tuple[float, ...]:
+    grid = tuple(dict.fromkeys(check_eps(value) for value in eps))
+    if not grid or 0.0 in grid:
+        raise InputError(f"eps must be one or more radii > 0, got {list(eps)}")
+    return grid

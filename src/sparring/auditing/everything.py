@@ -1,0 +1,31 @@
+"""The headline over the whole test set: the attacks of the audit as one suite, without the checks' raw runs."""
+
+from sparring.attacks import Attack, LearnedAttack, fgsm
+from sparring.auditing import suite
+from sparring.auditing.evidence import BATCH, Evidence
+from sparring.auditing.verdict import Headline
+from sparring.errors import InputError
+from sparring.evaluation.worst_case import worst_case
+from sparring.threat import ThreatModel
+
+
+def over_all(e: Evidence) -> Headline:
+    """What survives at the claimed eps of all test examples: FGSM, every adversary at hand, and the headline's suite with Square.
+
+    Finished pieces are kept in the evidence's store. Raises InputError for a model that is random on purpose, which the engine
+    does not average.
+    """
+    if e.subject.declared_random:
+        raise InputError("the headline over the whole test set is for models that repeat; leave out full")
+    e.notice(f"worst case over all {len(e.subject.data)} examples")
+
+    def attacks(threat: ThreatModel) -> list[tuple[str, Attack]]:
+        learned = [(name, LearnedAttack(a.adversary, threat)) for name, a in e.subject.learned.items()]
+        fresh = [(f"fresh {i + 1}", LearnedAttack(r.adversary, threat)) for i, r in enumerate(e.responses)]
+        gradient = suite.headline(e.level, e.data.n_classes, claimed=-1.0)(threat)
+        return [("FGSM", fgsm(threat)), *fresh, *learned, *gradient]
+
+    data = e.subject.data.to(e.device)
+    store = e.store / "whole" if e.store is not None else None
+    worst = worst_case(e.target, data, (e.eps,), attacks, batch_size=BATCH, store=store, seed=e.seed)
+    return Headline(e.eps, len(data), float(worst.robust[0].sum()), len({s.attack for s in worst.stages if s.eps > 0}))

@@ -1,0 +1,88 @@
+"""Opponents that learn: best responses, the co-trained adversary, other models to transfer from. Each is trained once."""
+
+from functools import cached_property
+
+from torch import nn
+
+from sparring.adversaries import Adversary
+from sparring.attacks import LearnedAttack
+from sparring.auditing.ground import Ground
+from sparring.auditing.responses import Response, longer, respond, surrogate
+from sparring.auditing.runs import AttackRun
+
+
+class Opponents(Ground):
+    """What a subject's training data, its adversary and its neighbours give."""
+
+    @cached_property
+    def sources(self) -> dict[str, nn.Module]:
+        """Other models to transfer from: given ones, the twin, else a surrogate trained here."""
+        found = dict(self.subject.sources)
+        if self.subject.twin is not None:
+            found.setdefault("the twin", self.subject.twin)
+        if not found and self.training_data is not None and self.level.surrogate_steps:
+            self.notice("training a surrogate")
+            steps = self.level.surrogate_steps
+            found["a surrogate"] = surrogate(self.training_data, steps=steps, seed=self.seed, seconds=15.0)
+        return found
+
+    @cached_property
+    def responses(self) -> list[Response]:
+        """Best responses: fresh adversaries against the frozen model."""
+        if self.training_data is None:
+            return []
+        found = []
+        for seed in range(self.level.fresh):
+            self.notice(f"training fresh adversary {seed + 1}")
+            found.append(
+                respond(
+                    self.base,
+                    self.training_data,
+                    self.threat(),
+                    seed=self.seed + seed,
+                    steps=self.level.fresh_steps,
+                    seconds=self.level.fresh_seconds,
+                )
+            )
+        return found
+
+    @cached_property
+    def fresh(self) -> list[AttackRun]:
+        """The best responses as attacks, raw."""
+        return [
+            self.run(f"fresh adversary {i + 1}", "learned", LearnedAttack(r.adversary, self.threat()))
+            for i, r in enumerate(self.responses)
+        ]
+
+    @cached_property
+    def longer(self) -> AttackRun | None:
+        """The first best response, trained twice as long."""
+        if not self.responses or self.training_data is None:
+            return None
+        more = longer(
+            self.responses[0],
+            self.base,
+            self.training_data,
+            self.threat(),
+            seed=self.seed,
+            seconds=self.level.fresh_seconds,
+        )
+        return self.run("fresh adversary 1, twice as long", "learned", LearnedAttack(more.adversary, self.threat()))
+
+    @cached_property
+    def own(self) -> AttackRun | None:
+        """The co-trained adversary: the in-game number, never a robust one."""
+        given = self.subject.adversary
+        if given is None:
+            return None
+        network: Adversary = given.adversary if isinstance(given, LearnedAttack) else given
+        return self.run("its own adversary", "in-game", LearnedAttack(network, self.threat()))
+
+    @cached_property
+    def learned(self) -> list[AttackRun]:
+        """Every adversary that sees x only."""
+        given = [
+            self.run(f"adversary of {name}", "learned", LearnedAttack(attack.adversary, self.threat()))
+            for name, attack in self.subject.learned.items()
+        ]
+        return [*self.fresh, *given, *([self.own] if self.own else [])]

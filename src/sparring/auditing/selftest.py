@@ -1,0 +1,109 @@
+"""The audit on itself: every planted fault must be caught, and honest models must stay clear, by this very code."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from sparring import data
+from sparring.attacks import PGD, Attack, identity
+from sparring.auditing.audit import CHECKS, audit_subject
+from sparring.auditing.check import Check
+from sparring.auditing.evidence import Evidence, chosen
+from sparring.auditing.levels import Level
+from sparring.auditing.responses import play
+from sparring.auditing.subject import Subject
+from sparring.auditing.thresholds import Thresholds
+from sparring.auditing.zoo import Row, rows
+from sparring.data import Data
+from sparring.game.moves import against
+from sparring.game.player import player
+from sparring.models import mlp
+from sparring.randomness import generator
+from sparring.threat import ThreatModel
+
+EPS = 0.1
+SELF = Level(
+    name="self-test",
+    n=150,
+    steps=50,
+    restarts=2,
+    queries=300,
+    noise_draws=30,
+    probe=32,
+    fresh=1,
+    fresh_steps=60,
+    fresh_seconds=10.0,
+    surrogate_steps=60,
+    draws=20,
+    self_test=False,
+)
+Makers = Mapping[str, Callable[[Evidence], Check]]
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """Which faults were caught and which honest models stayed clear; print it for a line."""
+
+    missed: dict[str, tuple[str, ...]]  # fault -> the sets of checks of which none fired
+    alarmed: dict[str, tuple[str, ...]]  # honest model -> the checks of groups I and II that warned or failed
+    n_broken: int
+    n_honest: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether the audit caught everything and raised no false alarm."""
+        return not self.missed and not self.alarmed
+
+    def __str__(self) -> str:
+        text = f"zoo {self.n_broken - len(self.missed)}/{self.n_broken} broken caught, "
+        text += f"{self.n_honest - len(self.alarmed)}/{self.n_honest} honest clear"
+        named = [f"{name} not by {', '.join(sets)}" for name, sets in self.missed.items()]
+        named += [f"{name} alarmed by {', '.join(ids)}" for name, ids in self.alarmed.items()]
+        return text + (f" ({'; '.join(named)})" if named else "")
+
+
+def self_test(thresholds: Thresholds | None = None, checks: Makers | None = None, *, honest: bool = True) -> SelfTest:
+    """Audit the zoo, and two honest models, with these thresholds and checks; half a minute."""
+    known = dict(CHECKS if checks is None else checks)
+    train, test = data.load("digits")
+    plain = trained(train)
+    missed = {row.name: sets for row in zoo_rows(plain, train, test) if (sets := missed_by(row, thresholds, known))}
+    alarmed: dict[str, tuple[str, ...]] = {}
+    models = {"clean": plain, "PGD": trained(train, PGD(ThreatModel(EPS, train.shape), steps=7, keep="last"))}
+    for name, model in models.items() if honest else ():
+        subject = Subject(model=model, data=test, eps=(EPS,), name=name, train=train)
+        result = audit_subject(subject, level=SELF, thresholds=thresholds, checks=known)
+        if bad := alarms(result.checks):
+            alarmed[name] = bad
+    return SelfTest(missed, alarmed, len(zoo_rows(plain, train, test)), len(models) if honest else 0)
+
+
+def zoo_rows(model: nn.Module, train: Data, test: Data) -> list[Row]:
+    """The zoo around this model, for the self-test's level."""
+    n = min(SELF.n or len(test), len(test))
+    return rows(model, train, test, EPS, n, chosen(test, n, 0))
+
+
+def missed_by(row: Row, thresholds: Thresholds | None, checks: Makers) -> tuple[str, ...]:
+    """The sets of checks expected to fire on this fault of which none did; only those are made."""
+    wanted = frozenset().union(*row.fires)
+    only = {id: check for id, check in checks.items() if id in wanted}
+    level = replace(SELF, headline=False, surrogate_steps=0, fresh=int(any(id[0] == "G" for id in wanted)))
+    result = audit_subject(row.subject, level=level, thresholds=thresholds, checks=only, keep_going=True)
+    fired = {check.id for check in result.checks if check.status in ("WARN", "FAIL")}
+    return tuple("|".join(sorted(ids)) for ids in row.fires if not ids & fired)
+
+
+def alarms(checks: tuple[Check, ...]) -> tuple[str, ...]:
+    """What warned or failed in groups I and II."""
+    return tuple(check.id for check in checks if check.group in ("I", "II") and check.status in ("WARN", "FAIL"))
+
+
+def trained(train: Data, attack: Attack = identity, *, steps: int = 150, seed: int = 0) -> nn.Module:
+    """A small network trained on clean images, or on what the attack makes of them."""
+    network = mlp(train.shape, [64, 32, train.n_classes], generator=generator(seed, "init.zoo"))
+    learner = player("defender", network, maximize=False, lr=0.1, rate="constant")
+    move = against(learner, attack, clean_share=1.0 if attack is identity else 0.0)
+    play(move, train, learner, steps=steps, seconds=float("inf"), seed=seed)
+    return network.eval()

@@ -1,0 +1,180 @@
+"""Audits of finished runs: each run's own audit.json, and the folder's audits.jsonl made from them."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, fields
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparring.auditing.levels import level_of
+from sparring.auditing.selftest import self_test
+from sparring.auditing.thresholds import shipped
+from sparring.errors import InputError, Interrupted
+from sparring.evaluation.statistics import mean_interval
+from sparring.records import (
+    AuditRecord,
+    CheckRecord,
+    HeadlineRecord,
+    OutPaths,
+    RunPaths,
+    SummaryRecord,
+    plain,
+    read_json,
+    restore,
+    write,
+    write_json,
+)
+from sparring.reproduction.signals import obey, received
+from sparring.reproduction.workers import duration
+from sparring.targets import run_audit
+
+
+@dataclass(frozen=True)
+class AuditPlan:
+    """How to audit; `full` takes the headline at the claimed eps over the whole test set, the checks over fewer examples."""
+
+    level: str = "standard"
+    eps: tuple[float, ...] = ()  # the claimed one first; empty: the radius each run was trained at
+    full: bool = False
+    strict: bool = False
+    seed: int = 0
+    data_root: str | None = None
+
+
+def audit_runs(
+    folder: Path,
+    plan: AuditPlan,
+    *,
+    workers: int = 1,
+    notice: Callable[[str], None] = lambda text: None,
+) -> list[AuditRecord]:
+    """Audit the run in `folder`, or every run of an output folder, `workers` at a time; what is audited already is kept.
+
+    Writes audit.json beside each run's weights and, for an output folder, audits.jsonl in it. Raises InputError where there is
+    no finished run, Interrupted after a signal: finished attacks and audits are kept, and the same call goes on.
+    """
+    found = finished(folder)
+    left = sorted((run for run in found if not _audited(run, plan)), key=lambda run: run.name)  # a seed after the other
+    tested = str(self_test()) if left and level_of(plan.level).self_test else ""
+    if workers == 1 or len(left) < 2:
+        for run in left:
+            notice(_told(_one(run, plan, tested)))
+    else:
+        _together(left, plan, tested, workers, notice)
+    records = [restore(AuditRecord, read_json(RunPaths(run).audit)["record"]) for run in found]
+    if not (folder / "config.json").is_file():
+        paths = OutPaths(folder)
+        write(paths.records("audits"), records)
+        write(paths.records("robust"), over_seeds(records))
+    return records
+
+
+def over_seeds(records: Sequence[AuditRecord]) -> list[SummaryRecord]:
+    """Robust accuracy of each recipe at each eps over seeds; a recipe of which a seed's number is withheld has none."""
+    made = []
+    for recipe in dict.fromkeys(record.recipe for record in records):
+        seeds = [record for record in records if record.recipe == recipe]
+        for eps in dict.fromkeys(h.eps for record in seeds for h in record.headlines):
+            found = [h for record in seeds for h in record.headlines if h.eps == eps]
+            if len(found) == len(seeds):
+                mean, interval = mean_interval([h.accuracy for h in found])
+                low, high = (interval.low, interval.high) if interval.defined else (None, None)
+                values, n = tuple(h.accuracy for h in found), min(h.n for h in found)
+                made.append(
+                    SummaryRecord(recipe, "worst_case", "audit", eps, "sound", mean, low, high, len(found), values, n)
+                )
+    return made
+
+
+def finished(folder: Path) -> list[Path]:
+    """The folders of the finished runs of `folder`, which is one itself or an output folder."""
+    if RunPaths(folder).config.is_file():
+        return [folder]
+    recipes = restore_recipes(folder)
+    runs = [
+        run
+        for recipe in recipes
+        for run in sorted((folder / "runs" / recipe).glob("seed*"))
+        if RunPaths(run).done.is_file() and read_json(RunPaths(run).done)["status"] == "done"
+    ]
+    if not runs:
+        raise InputError(f"{folder} holds no finished run; make one with: sparring reproduce --out {folder}")
+    return runs
+
+
+def restore_recipes(folder: Path) -> list[str]:
+    """The recipes of an output folder in the order of its run; without a record of it, all that lie there."""
+    head = OutPaths(folder).reproduction
+    if head.is_file():
+        return list(read_json(head)["recipes"])
+    return sorted(path.name for path in (folder / "runs").glob("*") if path.is_dir())
+
+
+def _together(runs: list[Path], plan: AuditPlan, tested: str, workers: int, notice: Callable[[str], None]) -> None:
+    with ProcessPoolExecutor(min(workers, len(runs)), mp_context=get_context("spawn"), initializer=obey) as pool:
+        waiting: set[Future[AuditRecord]] = {pool.submit(_one, run, plan, tested) for run in runs}
+        while waiting:
+            done, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
+            for future in done:
+                notice(_told(future.result()))
+            if received():
+                for future in waiting:
+                    future.cancel()
+                raise Interrupted(received(), "stopped; finished attacks are kept, and the same command goes on")
+
+
+def _one(run: Path, plan: AuditPlan, tested: str) -> AuditRecord:
+    """Audit one run on one thread and write its audit.json."""
+    torch.set_num_threads(1)
+    config = read_json(RunPaths(run).config)
+    audit = run_audit(
+        str(run),
+        eps=plan.eps or None,
+        level=plan.level,
+        full=plan.full,
+        tested=tested,
+        strict=plan.strict,
+        seed=plan.seed,
+        root=plan.data_root,
+        store=run / "audit",
+    )
+    told = audit.to_json()
+    named = {f.name for f in fields(AuditRecord)} - {"recipe", "seed", "headlines", "checks"}
+    record = AuditRecord(
+        recipe=config["recipe"],
+        seed=config["seed"],
+        headlines=tuple(HeadlineRecord(**_of(HeadlineRecord, one)) for one in told["headlines"]),
+        checks=tuple(CheckRecord(**_of(CheckRecord, one)) for one in told["checks"]),
+        **{name: told[name] for name in named},
+    )
+    content = {"stamp": _stamp(run, plan), "record": record, "audit": told, "printed": str(audit)}
+    write_json(RunPaths(run).audit, content)
+    return record
+
+
+def _of(kind: type[Any], told: dict[str, Any]) -> dict[str, Any]:
+    """The part of a JSON object that a record of this kind holds."""
+    return {f.name: told[f.name] for f in fields(kind)}
+
+
+def _audited(run: Path, plan: AuditPlan) -> bool:
+    path = RunPaths(run).audit
+    return path.is_file() and bool(read_json(path).get("stamp") == plain(_stamp(run, plan)))
+
+
+def _stamp(run: Path, plan: AuditPlan) -> dict[str, Any]:
+    """What an audit depends on beside the code."""
+    settings = {f.name: getattr(plan, f.name) for f in fields(plan) if f.name != "data_root"}
+    return {
+        "plan": settings,
+        "defender": read_json(RunPaths(run).done)["defender_sha256"],
+        "thresholds": shipped().version,
+    }
+
+
+def _told(record: AuditRecord) -> str:
+    worst = "; ".join(f"eps {h.eps:g}: {100 * h.accuracy:.1f} %" for h in record.headlines) or "withheld"
+    return f"{record.recipe} seed {record.seed}: {record.verdict}; {worst} ({duration(record.seconds)})"

@@ -1,0 +1,118 @@
+"""What can be audited, by name: a run of this library with all that its folder tells, or a classifier of anyone's."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sparring import data
+from sparring.attacks import LearnedAttack
+from sparring.auditing import Audit, Level, Provenance, Subject, audit_subject
+from sparring.auditing.audit import classes_of
+from sparring.auditing.levels import level_of
+from sparring.auditing.loading import load_model
+from sparring.auditing.selftest import self_test
+from sparring.errors import InputError
+from sparring.experiment import Trained, load, load_data
+
+
+def run_audit(
+    target: str,
+    *,
+    data: str | tuple[data.Data, data.Data] | None = None,
+    eps: float | Sequence[float] | None = None,
+    level: str | Level = "quick",
+    factory: str | None = None,
+    train: bool = True,
+    store: str | Path | None = None,
+    strict: bool = False,
+    declared_random: bool = False,
+    full: bool = False,
+    tested: str | None = None,
+    seed: int = 0,
+    root: str | Path | None = None,
+    notice: Callable[[str], None] = lambda text: None,
+) -> Audit:
+    """Audit the run in a folder, or the model that `sparring.auditing.loading.load_model` finds.
+
+    `data` is the name of a known set, or (training, test); None takes the run's own. `eps` None takes the run's.
+    `train` False withholds the training data. `full` takes the headline at the claimed eps over the whole test set; `tested` is
+    the line of a self-test made before, which is then not repeated. Raises InputError, in one line, for what cannot be used.
+    """
+    if (Path(target) / "config.json").is_file():
+        subject = of_run(Path(target), root=root)
+    else:
+        if data is None or eps is None:
+            raise InputError("name the data and the eps: only a run of sparring knows its own")
+        model, (train_on, test) = load_model(target, factory), _pair(data, root)
+        subject = Subject(model=model, data=classes_of(test, model), eps=(), name=target, train=train_on)
+    if data is not None:
+        train_on, test = _pair(data, root)
+        subject = replace(subject, data=classes_of(test, subject.model), train=train_on)
+    if eps is not None:
+        subject = replace(subject, eps=(eps,) if isinstance(eps, int | float) else tuple(eps))
+    if not train:
+        subject = replace(subject, train=None)
+    subject = replace(subject, declared_random=declared_random)
+    checked = (lambda: tested or str(self_test())) if level_of(level).self_test else None
+    return audit_subject(
+        subject, level=level, store=store, strict=strict, seed=seed, self_test=checked, full=full, notice=notice
+    )
+
+
+def of_run(folder: Path, *, root: str | Path | None = None) -> Subject:
+    """A finished run with what its neighbours tell: the vanilla model of the same seed is the twin, others are attackers.
+
+    The folder is OUT/runs/RECIPE/seedK, as `sparring train` lays it out.
+    """
+    trained = load(folder)
+    run = trained.run
+    train_on, test = load_data(run.data if root is None else replace(run.data, root=str(root)))
+    recipes, seed = folder.resolve().parent.parent, folder.resolve().name
+    neighbours = {
+        other.parent.name: found
+        for other in sorted(recipes.glob(f"*/{seed}"))
+        if other.resolve() != folder.resolve() and (found := _finished(other, test)) is not None
+    }
+    twin = neighbours.get("vanilla")
+    siblings = {
+        other.name: found.defender
+        for other in sorted(folder.resolve().parent.glob("seed*"))
+        if other.name != seed and (found := _finished(other, test)) is not None
+    }
+    steps = trained.record.epochs * (len(train_on) // run.training.batch_size)
+    return Subject(
+        model=trained.defender,
+        data=test,
+        eps=(run.eps,),
+        name=f"{run.recipe} {seed}",
+        train=train_on,
+        adversary=trained.adversary,
+        twin=twin.defender if twin else None,
+        sources={name: found.defender for name, found in list(neighbours.items())[:3]},
+        learned=_adversaries(neighbours),
+        siblings=siblings,
+        provenance=Provenance(
+            selection="training",  # training stops by the training loss and never reads the test set
+            test_evaluations=None,
+            seeds=(run.seed, *(int(name.removeprefix("seed")) for name in siblings)),
+            co_trained_steps=steps if trained.adversary is not None else None,
+        ),
+    )
+
+
+def _adversaries(neighbours: dict[str, Trained]) -> dict[str, LearnedAttack]:
+    return {name: found.attack() for name, found in neighbours.items() if found.adversary is not None}
+
+
+def _finished(folder: Path, test: data.Data) -> Trained | None:
+    """A neighbouring run for the same inputs; None where there is none that is finished and sound."""
+    try:
+        found = load(folder)
+    except (InputError, RuntimeError, OSError):
+        return None
+    return found if found.defender.shape == test.shape else None
+
+
+def _pair(given: Any, root: str | Path | None) -> tuple[data.Data, data.Data]:
+    return data.load(given, root=root) if isinstance(given, str) else given

@@ -1,0 +1,298 @@
+"""The audit from outside: what it returns, prints and refuses, and the checks that no planted model breaks."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sparring.adversaries import Adversary
+from sparring.attacks import LearnedAttack
+from sparring.auditing import CHECKS, TITLES, Audit, Check, Subject, Thresholds, audit, audit_subject
+from sparring.auditing.evidence import Evidence
+from sparring.auditing.gradients import differences
+from sparring.auditing.loading import load_model
+from sparring.auditing.selftest import SELF
+from sparring.auditing.thresholds import images, read, shipped
+from sparring.auditing.verifier import verify
+from sparring.data import Data, load
+from sparring.errors import InputError
+from sparring.models import mlp
+from sparring.targets import run_audit
+from sparring.threat import ThreatModel
+
+TRAIN, TEST = load("digits")
+FEW = replace(SELF, n=60, steps=20, queries=50, fresh_steps=20, surrogate_steps=20)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def result(plain: nn.Module) -> Audit:
+    return audit(plain, TEST, [0.1, 0.2], train=TRAIN, level=FEW)
+
+
+def evidence(plain: nn.Module, **more: Any) -> Evidence:
+    subject = Subject(**{"model": plain, "data": TEST, "eps": (0.1,), "train": TRAIN, **more})
+    return Evidence(subject, FEW, shipped())
+
+
+def test_every_check_is_made_or_skipped_with_a_reason(result: Audit) -> None:
+    assert [check.id for check in result.checks] == list(TITLES) and set(TITLES) == set(CHECKS)
+    assert all(check.evidence for check in result.checks if check.status == "SKIP")
+
+
+def test_what_is_printed_names_every_skip_and_ends_with_the_verdict_and_its_interval(result: Audit) -> None:
+    text = str(result)
+    assert all(check.id in text for check in result.checks if check.status in ("SKIP", "WARN", "FAIL"))
+    last = text.splitlines()[-1]
+    assert last.startswith("VERDICT") and "robust" not in last.replace("Robust accuracy withheld", "").lower()
+    if not result.withheld:
+        assert text.count("[") >= 2 and "at eps 0.1" in text and "at eps 0.2" in text
+
+
+def test_the_record_is_plain_json_and_says_what_the_text_says(result: Audit) -> None:
+    record = json.loads(json.dumps(result.to_json()))
+    assert record["verdict"] == result.verdict and record["exit_code"] == result.exit_code
+    assert len(record["checks"]) == len(TITLES) and record["attacks"]
+
+
+def test_two_audits_with_one_seed_are_equal(plain: nn.Module, result: Audit) -> None:
+    again = audit(plain, TEST, [0.1, 0.2], train=TRAIN, level=FEW)
+    assert again.checks == result.checks and again.headlines == result.headlines
+
+
+def test_the_worst_case_never_rises_with_eps(result: Audit) -> None:
+    assert result.headlines[0].survived >= result.headlines[1].survived
+
+
+def test_the_model_is_left_as_it_was(plain: nn.Module) -> None:
+    before = {name: value.clone() for name, value in plain.state_dict().items()}
+    plain.train()
+    drawn = torch.random.get_rng_state()
+    audit_subject(Subject(plain, TEST, (0.1,)), level=FEW, checks={id: CHECKS[id] for id in ("I1", "S1", "S9")})
+    assert all(module.training for module in plain.modules()) and torch.equal(drawn, torch.random.get_rng_state())
+    assert all(parameter.requires_grad for parameter in plain.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in plain.state_dict().items())
+    plain.eval()
+
+
+def test_strict_takes_what_was_skipped_for_failed(plain: nn.Module) -> None:
+    subject, only = Subject(plain, TEST, (0.1,)), {"I2": CHECKS["I2"], "S1": CHECKS["S1"], "T3": CHECKS["T3"]}
+    assert audit_subject(subject, level=FEW, checks=only).exit_code == 0
+    assert audit_subject(subject, level=FEW, checks=only, strict=True).exit_code == 4
+
+
+def test_a_verdict_is_never_the_word_robust() -> None:
+    empty = Audit("m", "d", 1, "0" * 64, "quick", "v", 1.0, False, (Check("I2", "PASS"),), (), ())
+    assert empty.verdict == "NO OBJECTION FOUND" and empty.exit_code == 0
+
+
+def test_thresholds_count_images_rounded_down() -> None:
+    assert [images(0.2, n) for n in (300, 1000, 10_000)] == [0, 2, 20]
+    assert images(1, 300) == 3 and images(0.5, 300) == 1
+
+
+def test_a_threshold_file_that_lacks_one_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.toml").write_text("[S1]\npass = 1\n")
+    with pytest.raises(InputError, match="lacks"):
+        read(tmp_path / "t.toml")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"eps": 0.0}, "radii > 0"),
+        ({"eps": 8.0}, "8/255"),
+        ({"level": "qick"}, "did you mean 'quick'"),
+        ({"data": (TEST.images.float(), TEST.labels)}, "255"),
+    ],
+)
+def test_what_cannot_be_audited_is_refused_in_one_line(plain: nn.Module, call: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as raised:
+        audit(plain, **{"data": TEST, "eps": 0.1, **call})
+    assert "\n" not in str(raised.value)
+
+
+def test_a_model_of_other_outputs_is_refused() -> None:
+    with pytest.raises(InputError, match="expected logits"):
+        audit(nn.Flatten(), Data(TEST.images[:, :, :2, :2], TEST.labels, 10, "small"), 0.1)
+
+
+# checks that no planted model breaks: the measurements themselves are planted
+
+
+def changed(e: Evidence, **properties: Any) -> Evidence:
+    for name, value in properties.items():
+        e.__dict__[name] = value
+    return e
+
+
+def survivors(e: Evidence, k: int) -> Tensor:
+    return torch.arange(e.n).lt(k).float()
+
+
+def test_restarts_that_keep_gaining_are_raised_and_then_warned_of(
+    plain: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    e = evidence(plain)
+    e.__dict__["white"] = replace(e.white, share=survivors(e, 60))
+    monkeypatch.setattr(Evidence, "restarts", lambda self, n: survivors(self, 60 - 5 * n))
+    assert CHECKS["S3"](e).status == "WARN"
+
+
+def test_a_curve_that_rises_with_eps_fails(plain: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    e = evidence(plain)
+    flat = replace(e.white, share=survivors(e, 10))
+    monkeypatch.setattr(Evidence, "at", lambda self, eps: replace(flat, share=survivors(self, 10 + round(20 * eps))))
+    assert CHECKS["S4"](e).status == "FAIL"
+
+
+def test_kinds_of_attack_that_could_not_run_are_named(plain: nn.Module) -> None:
+    e = evidence(plain, train=None, data=TEST.take(torch.arange(100)))
+    assert CHECKS["S15"](e).status == "WARN" and "transfer" in CHECKS["S15"](e).value
+
+
+def test_autoattack_being_stronger_fails(plain: nn.Module) -> None:
+    e = evidence(plain)
+    assert CHECKS["S16"](changed(e, autoattack=None)).status == "SKIP"
+    e.white  # noqa: B018
+    assert CHECKS["S16"](changed(e, autoattack=0.0)).status == "FAIL"
+    assert CHECKS["S16"](changed(e, autoattack=60.0)).status == "PASS"
+
+
+def test_less_information_that_wins_is_warned_of(plain: nn.Module) -> None:
+    e = evidence(plain)
+    better = replace(e.single, name="learned", share=torch.zeros(e.n))
+    check = CHECKS["S17"](changed(e, learned=[better], single=replace(e.single, share=survivors(e, 40))))
+    assert check.status == "WARN" and "training mode" in check.evidence
+
+
+def test_a_best_response_that_gains_with_training_is_warned_of(plain: nn.Module) -> None:
+    e = evidence(plain)
+    assert CHECKS["G3"](changed(e, longer=replace(e.fresh[0], share=torch.zeros(e.n)))).status == "WARN"
+    assert CHECKS["G3"](changed(e, longer=e.fresh[0])).status == "PASS"
+
+
+def test_a_past_adversary_that_is_stronger_is_cycling(plain: nn.Module) -> None:
+    idle = Adversary(mlp(TEST.shape, [8, 64]))
+    for parameter in idle.parameters():
+        parameter.data.zero_()
+    strong = evidence(plain).responses[0].adversary
+    threat = ThreatModel(0.1, TEST.shape)
+    for past, status in (([idle, strong], "WARN"), ([idle, idle], "PASS")):
+        attacks = [LearnedAttack(adversary, threat) for adversary in past]
+        e = evidence(plain, adversary=idle, past=attacks, past_defenders=[plain])
+        assert CHECKS["G4"](e).status == status
+
+
+def test_rates_need_an_interval_that_holds_them_and_digits_no_finer_than_it(plain: nn.Module) -> None:
+    e = evidence(plain)
+    assert CHECKS["T1"](e).status == CHECKS["T6"](e).status == "PASS"
+    e.runs["x"] = replace(e.white, name="", attack="")
+    assert CHECKS["T6"](e).status == "FAIL"
+
+
+# the parts
+
+
+def test_the_verifier_finds_what_lies_outside_and_what_is_wrong(plain: nn.Module) -> None:
+    x, y = TEST.floats()[:20], TEST.labels[:20]
+    inside = verify(plain, x, y, x, 0.1, 1e-6)
+    assert inside.out_of_ball == inside.out_of_range == 0 and inside.distance == 0
+    assert verify(plain, x, y, x + 0.2, 0.1, 1e-6).out_of_ball == 20
+    assert verify(plain, x, y, x - 0.05, 0.1, 1e-6).out_of_range == 20
+    assert not verify(plain, x, (y + 1) % 10, x, 0.1, 1e-6).correct[inside.correct].any()
+
+
+def test_a_smooth_model_has_true_gradients_and_a_rounded_one_none(plain: nn.Module) -> None:
+    x, y = TEST.floats()[:16], TEST.labels[:16]
+    good = differences(plain, x, y)
+    assert good.error < 1e-6 and good.cosine > 0.95 and not good.vanishing
+
+
+def factory() -> nn.Module:
+    return mlp((1, 8, 8), [16, 10])
+
+
+class Pickled:
+    """What a file with code would hold."""
+
+
+def test_models_come_from_a_path_a_weights_file_and_an_exported_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from sparring.models import mlp\ndef net():\n    return mlp((1, 8, 8), [16, 10])\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    x, model = torch.rand(5, 1, 8, 8), factory().eval()
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    assert load_model("mine:net")(x).shape == (5, 10)
+    for name in ("w.pt", "w.safetensors"):
+        assert torch.equal(load_model(str(tmp_path / name), "mine:net")(x), model(x))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_an_exported_program_is_audited_at_any_batch_size(tmp_path: Path) -> None:
+    model, x = factory().eval(), torch.rand(7, 1, 8, 8)
+    torch.export.save(torch.export.export(model, (x[:4],)), tmp_path / "m.pt2")
+    assert torch.allclose(load_model(str(tmp_path / "m.pt2"))(x), model(x), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("nowhere", "expected module:callable"),
+        ("no_such_module:net", "cannot import"),
+        ("sparring.models:nothing", "has no"),
+        ("sparring.models:mlp", "without arguments"),
+        ("sparring.models:__all__", "expected a function"),
+        ("w.safetensors", "--factory"),
+        ("w.pt2", "no file"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused_in_one_line(target: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as raised:
+        load_model(target)
+    assert "\n" not in str(raised.value)
+
+
+def test_weights_with_code_are_not_run(tmp_path: Path) -> None:
+    torch.save(Pickled(), tmp_path / "w.pt")
+    with pytest.raises(InputError, match="state_dict"):
+        load_model(str(tmp_path / "w.pt"), f"{__name__}:factory")
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_model(str(tmp_path / "bad.safetensors"), f"{__name__}:factory")
+
+
+def test_a_target_is_audited_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = "nn.Sequential(nn.Flatten(), nn.Linear(64, 10))"
+    (tmp_path / "theirs.py").write_text(f"from torch import nn\ndef net():\n    return {made}\n")
+    found = run_audit("theirs:net", data="digits", eps=0.1, level=replace(FEW, n=40))
+    assert found.subject == "theirs:net" and found.n == 40
+    with pytest.raises(InputError, match="name the data"):
+        run_audit("theirs:net")
+
+
+def test_the_example_runs() -> None:
+    done = subprocess.run(
+        [sys.executable, "examples/audit_my_classifier.py"], cwd=ROOT, capture_output=True, text=True, timeout=110
+    )
+    assert done.returncode in (0, 4), done.stderr
+    assert "ROBUSTNESS AUDIT" in done.stdout and "VERDICT" in done.stdout
+
+
+def test_thresholds_carry_their_version() -> None:
+    assert isinstance(shipped(), Thresholds) and shipped().version.startswith("v0")
