@@ -8,7 +8,16 @@ No number in those places is written by hand: after a reproduction this script i
 import sys
 from pathlib import Path
 
-from sparring.records import ClaimRecord, OutPaths, ReproductionRecord, SummaryRecord, read, read_json, restore
+from sparring.records import (
+    AuditRecord,
+    ClaimRecord,
+    OutPaths,
+    ReproductionRecord,
+    SummaryRecord,
+    read,
+    read_json,
+    restore,
+)
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 PAPER = {  # clean accuracy in the paper, section 4
@@ -37,25 +46,35 @@ def main(folder: Path) -> None:
     """Fill both files from the folder's records."""
     out = OutPaths(folder)
     head = restore(ReproductionRecord, read_json(out.reproduction))
-    summary = read(out.records("summary"), SummaryRecord)
+    summary = read(out.records("summary"), SummaryRecord) + read(out.records("robust"), SummaryRecord)
+    audits = read(out.records("audits"), AuditRecord)
     claims = [restore(ClaimRecord, claim) for claim in read_json(out.claims)]
     readme = Path(__file__).parent.parent / "README.md"
     text = readme.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
-    readme.write_text(before + BEGIN + "\n" + results(folder, head, summary, claims) + END + after, encoding="utf-8")
-    (folder / "README.md").write_text(ledger(head, claims), encoding="utf-8")
+    readme.write_text(
+        before + BEGIN + "\n" + results(folder, head, summary, claims, audits) + END + after, encoding="utf-8"
+    )
+    page = ledger(head, claims) + audited(head, summary, audits)
+    (folder / "README.md").write_text(page, encoding="utf-8")
 
 
-def results(folder: Path, head: ReproductionRecord, summary: list[SummaryRecord], claims: list[ClaimRecord]) -> str:
+def results(
+    folder: Path,
+    head: ReproductionRecord,
+    summary: list[SummaryRecord],
+    claims: list[ClaimRecord],
+    audits: list[AuditRecord],
+) -> str:
     """The README's section: one table, one figure, the claims that matter most, the command."""
     counts = {v: sum(c.verdict == v for c in claims) for v in ("reproduced", "explained", "refuted", "undecided")}
     lines = [
         f"{head.data.upper()}, {head.n_test:,} test images, {len(head.seeds)} seeds; mean over seeds [95 % t interval], in %. "
         "Attacks at eps 0.1, batch norm in evaluation mode.",
         "",
-        "| training | paper, clean | clean | FGSM | PGD-40 | in-game | fresh adversaries |",
-        "|---|---|---|---|---|---|---|",
+        "| training | paper, clean | clean | FGSM | PGD-40 | in-game | fresh adversaries | worst case |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for recipe in head.recipes:
         cells = [
@@ -64,13 +83,14 @@ def results(folder: Path, head: ReproductionRecord, summary: list[SummaryRecord]
             cell(summary, recipe, "accuracy", "pgd", 0.1),
             cell(summary, recipe, "in_game", None, 0.1),
             cell(summary, recipe, "fresh", None, 0.1),
+            worst(summary, audits, recipe, 0.1),
         ]
         lines.append(f"| {NAMES[recipe]} | {PAPER[recipe]} | " + " | ".join(cells) + " |")
     lines += [
         "",
         "*In-game* is accuracy against the adversary that the defender trained with; *fresh adversaries* is what survives all "
-        "of the new ones, trained against the finished defender. Neither that nor a single FGSM step bounds robustness; "
-        "PGD-40 comes closest here.",
+        "of the new ones, trained against the finished defender. Neither that nor a single FGSM step bounds robustness. "
+        + told(audits),
         "",
         f"Of the paper's {len(claims)} claims {counts['reproduced']} are reproduced, {counts['explained']} explained by another "
         f"reading of its protocol, {counts['refuted']} refuted, {counts['undecided']} undecided: "
@@ -107,6 +127,52 @@ def cell(
                 return mean
             return f"{mean} [{100 * max(r.low, 0):.{digits}f}, {100 * min(r.high, 1):.{digits}f}]"
     return "-"
+
+
+def worst(summary: list[SummaryRecord], audits: list[AuditRecord], recipe: str, eps: float) -> str:
+    """Robust accuracy over the audit's attacks, or that it is withheld."""
+    if any(audit.withheld for audit in audits if audit.recipe == recipe):
+        return "withheld"
+    return cell(summary, recipe, "worst_case", None, eps)
+
+
+def told(audits: list[AuditRecord]) -> str:
+    """What the last column is, and the audit's verdicts."""
+    if not audits:
+        return "PGD-40 comes closest here."
+    verdicts = {v: sum(a.verdict == v for a in audits) for v in dict.fromkeys(a.verdict for a in audits)}
+    counted = "; ".join(f"{verdict} ({n} runs)" for verdict, n in verdicts.items())
+    return (
+        "*Worst case* is what survives every attack of the [audit](docs/evaluation.md#the-audit), per image: Auto-PGD on three "
+        "losses, Square, FGSM and every learned adversary. It is an upper bound on robust accuracy. "
+        f"Verdicts at level {audits[0].level}: {counted}."
+    )
+
+
+def audited(head: ReproductionRecord, summary: list[SummaryRecord], audits: list[AuditRecord]) -> str:
+    """What survives the audit's attacks at every eps, with the verdicts."""
+    if not audits:
+        return ""
+    grid = sorted({h.eps for audit in audits for h in audit.headlines})
+    size = {h.eps: h.n for audit in audits for h in audit.headlines}
+    lines = [
+        "",
+        "# The audit",
+        "",
+        f"`sparring audit` at level {audits[0].level}, thresholds {audits[0].thresholds}, self-test: {audits[0].self_test}. "
+        "Images that survive every attack, in %, mean over seeds [95 % t interval]; "
+        + ", ".join(f"n = {size[eps]:,} at eps {eps:g}" for eps in grid)
+        + ". Every check of every run is in `audits.jsonl`.",
+        "",
+        "| training | " + " | ".join(f"eps {eps:g}" for eps in grid) + " | verdict |",
+        "|---|" + "---|" * (len(grid) + 1),
+    ]
+    for recipe in head.recipes:
+        verdicts = dict.fromkeys(audit.verdict for audit in audits if audit.recipe == recipe)
+        if verdicts:
+            cells = [worst(summary, audits, recipe, eps) for eps in grid]
+            lines.append(f"| {NAMES[recipe]} | " + " | ".join(cells) + f" | {'; '.join(verdicts)} |")
+    return "\n".join(lines) + "\n"
 
 
 def ledger(head: ReproductionRecord, claims: list[ClaimRecord]) -> str:
