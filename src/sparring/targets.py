@@ -7,13 +7,20 @@ from typing import Any
 
 from sparring import data
 from sparring.attacks import LearnedAttack
-from sparring.auditing import Audit, Level, Provenance, Subject, audit_subject
+from sparring.auditing import Audit, Drop, Level, Provenance, Subject, audit_subject
 from sparring.auditing.audit import classes_of
+from sparring.auditing.ground import chosen
 from sparring.auditing.levels import level_of
 from sparring.auditing.loading import load_model
 from sparring.auditing.selftest import self_test
 from sparring.errors import InputError
-from sparring.experiment import Trained, load, load_data
+from sparring.evaluation import memory
+from sparring.evaluation.statistics import wilson
+from sparring.experiment import Trained, history, load, load_data
+from sparring.records import PayoffRecord, RunPaths, read_json
+from sparring.threat import ThreatModel
+
+PAST = 10  # past adversaries that an audit attacks with, spread over all that were kept
 
 
 def run_audit(
@@ -63,7 +70,7 @@ def run_audit(
 def of_run(folder: Path, *, root: str | Path | None = None) -> Subject:
     """A finished run with what its neighbours tell: the vanilla model of the same seed is the twin, others are attackers.
 
-    The folder is OUT/runs/RECIPE/seedK, as `sparring train` lays it out.
+    The adversaries of its history are attackers too, and its watch is looked at, where it kept them. The folder is OUT/runs/RECIPE/seedK, as `sparring train` lays it out.
     """
     trained = load(folder)
     run = trained.run
@@ -80,6 +87,9 @@ def of_run(folder: Path, *, root: str | Path | None = None) -> Subject:
         for other in sorted(folder.resolve().parent.glob("seed*"))
         if other.name != seed and (found := _finished(other, test)) is not None
     }
+    past = [(s.epoch, s.adversary) for s in history(folder) if s.adversary and s.epoch < trained.record.epochs]
+    past = [past[k] for k in spread(len(past), PAST)]
+    threat = ThreatModel(run.eps, test.shape)
     steps = trained.record.epochs * (len(train_on) // run.training.batch_size)
     return Subject(
         model=trained.defender,
@@ -92,6 +102,9 @@ def of_run(folder: Path, *, root: str | Path | None = None) -> Subject:
         sources={name: found.defender for name, found in list(neighbours.items())[:3]},
         learned=_adversaries(neighbours),
         siblings=siblings,
+        past=[LearnedAttack(adversary, threat) for _, adversary in past],
+        past_epochs=[epoch for epoch, _ in past],
+        history=[Drop(look.step, look.fgsm, look.pgd) for look in memory.read_watch(folder)],
         provenance=Provenance(
             selection="training",  # training stops by the training loss and never reads the test set
             test_evaluations=None,
@@ -99,6 +112,48 @@ def of_run(folder: Path, *, root: str | Path | None = None) -> Subject:
             co_trained_steps=steps if trained.adversary is not None else None,
         ),
     )
+
+
+def payoffs_of_run(
+    folder: Path,
+    *,
+    eps: float | None = None,
+    level: str | Level = "quick",
+    seed: int = 0,
+    root: str | Path | None = None,
+) -> list[PayoffRecord]:
+    """A game's past players, each adversary against each defender, on the test examples that an audit of this level takes.
+
+    `eps` None takes the run's. A run that kept fewer than two of its adversaries has none.
+    """
+    if not has_past(folder):
+        return []
+    run, past = load(folder).run, history(folder)
+    test = load_data(run.data if root is None else replace(run.data, root=str(root)))[1]
+    n = min(level_of(level).n or len(test), len(test))
+    found = memory.payoffs(
+        [(s.epoch, s.adversary) for s in past if s.adversary],
+        [(s.epoch, s.defender) for s in past],
+        test.take(chosen(test, n, seed)),
+        run.eps if eps is None else eps,
+    )
+    made = []
+    for adversary, row in zip(found.adversary_epochs, found.correct.sum(-1).tolist(), strict=True):
+        for defender, right in zip(found.defender_epochs, row, strict=True):
+            bounds = wilson(right, n)
+            cell = (adversary, defender, n, right, right / n, bounds.low, bounds.high)
+            made.append(PayoffRecord(run.recipe, run.seed, found.eps, *cell))
+    return made
+
+
+def has_past(folder: Path) -> bool:
+    """Whether a run is a game that kept two of its adversaries or more."""
+    return len(memory.kept_epochs(folder)) > 1 and read_json(RunPaths(folder).config)["adversary"] is not None
+
+
+def spread(n: int, most: int) -> list[int]:
+    """At most so many of the numbers 0 to n - 1, evenly, the first and the last among them."""
+    return list(range(n)) if n <= most else [round(k * (n - 1) / (most - 1)) for k in range(most)]
 
 
 def _adversaries(neighbours: dict[str, Trained]) -> dict[str, LearnedAttack]:

@@ -131,7 +131,7 @@ class _Ascent:
         step = torch.zeros(n, 1, dtype=x.dtype, device=x.device) + 2.0 * eps  # section 3: the first step is 2 eps
         self.found, self.loss = now.clone(), torch.zeros(n, dtype=x.dtype, device=x.device)
         self.broken = torch.zeros(n, dtype=torch.bool, device=x.device)
-        sign, loss, broken = self._follow(now, y, target, last=False)
+        sign, loss, broken = self._follow(now, y, target, None, last=False)
         none = torch.zeros(n, dtype=torch.long, device=x.device)
         points = _Points(
             torch.arange(n, device=x.device), low, high, now, now, sign, now.clone(), sign.clone(), y, target, step,
@@ -145,7 +145,7 @@ class _Ascent:
                 break
             self._move(points, first=number == 1)
             last = number == self.attack.steps
-            sign, loss, broken = self._follow(points.now, points.y, points.target, last)
+            sign, loss, broken = self._follow(points.now, points.y, points.target, points.sign, last)
             points.rises += loss > points.loss
             points.loss, points.sign = loss, sign
             better = loss > points.best_loss
@@ -175,8 +175,10 @@ class _Ascent:
         new = points.before.lerp_(points.now, 2.0).lerp_(z, self.attack.momentum)
         points.before, points.now = points.now, torch.clamp(new, points.low, points.high, out=new)
 
-    def _follow(self, now: Tensor, y: Tensor, target: Tensor | None, last: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient's signs (none at the last step), the loss, and what is misclassified."""
+    def _follow(
+        self, now: Tensor, y: Tensor, target: Tensor | None, out: Tensor | None, last: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradient's signs (none at the last step), written to `out` if given, the loss, and what is misclassified."""
         x = self.threat.unflat(now.view(*((-1,) if self.drops else self.leading), now.shape[-1]))
         x = x.detach().requires_grad_(not last)
         with torch.set_grad_enabled(not last):
@@ -187,7 +189,7 @@ class _Ascent:
         if last or not logits.requires_grad:  # a model without any gradient: the start is all that is tried
             return torch.zeros_like(now), loss, broken
         grad = torch.autograd.grad(logits, x, direction.view_as(logits), allow_unused=True)[0]
-        return (torch.zeros_like(now) if grad is None else signs(grad.reshape(now.shape))), loss, broken
+        return (torch.zeros_like(now) if grad is None else signs(grad.reshape(now.shape), out)), loss, broken
 
     def _settle(self, points: _Points, broken: Tensor) -> None:
         """Write down what is newly misclassified, and drop it where examples may be dropped and enough are."""

@@ -74,10 +74,10 @@ class Rows:
 
 
 def put(into: Tensor, mask: Tensor, values: Tensor) -> None:
-    """into[mask] = values[mask], in place and only for those rows."""
+    """into[mask] = values[mask] for (N, D), in place."""
     index = mask.nonzero().squeeze(-1)
-    if len(index) == len(mask):
-        into.copy_(values)
+    if 2 * len(index) > len(mask):
+        torch.where(mask.unsqueeze(-1), values, into, out=into)
     elif len(index):
         into.index_copy_(0, index, values.index_select(0, index))
 
@@ -89,7 +89,11 @@ def put_at(into: Tensor, at: Tensor, mask: Tensor, values: Tensor) -> None:
         into.index_copy_(0, at.index_select(0, index), values.index_select(0, index))
 
 
-def signs(grad: Tensor) -> Tensor:
-    """The gradient's signs; a derivative that is no number gives 0."""
-    grad = grad.sign()
-    return grad if bool(torch.isfinite(grad.sum())) else grad.nan_to_num_(nan=0.0)
+def signs(grad: Tensor, out: Tensor | None = None) -> Tensor:
+    """The gradient's signs, written to `out` if given; a derivative that is no number gives 0.
+
+    The gradient itself is left alone: a model may hand out memory that is shared between pixels.
+    """
+    finite = bool(torch.isfinite(grad.sum()))
+    found = torch.sign(grad, out=out)
+    return found if finite else found.nan_to_num_(nan=0.0)

@@ -67,13 +67,16 @@ def g4(e: Evidence) -> Check:
     """Adversaries of the past, and the payoff of every checkpoint against every other."""
     past = e.subject.past
     if len(past) < 2 or e.own is None:
-        return skip("G4", f"{len(past)} past adversaries given; 5 show cycling")
+        return skip("G4", f"{len(past)} past adversaries given; 5 show cycling", "train the game with --history 5")
+    known = len(e.subject.past_epochs) == len(past)
+    names = [f"of epoch {k}" for k in e.subject.past_epochs] if known else [str(i + 1) for i in range(len(past))]
     runs = [
-        e.run(f"past adversary {i + 1}", "learned", LearnedAttack(a.adversary, e.threat())) for i, a in enumerate(past)
+        e.run(f"past adversary {name}", "learned", LearnedAttack(a.adversary, e.threat()))
+        for name, a in zip(names, past, strict=True)
     ]
     worst = min(run.survived for run in runs)
     cycling = e.own.survived - worst > e.images("G4", "cycling")
-    rows = []
+    rows = [f"{len(runs)} of them, worst: {min(runs, key=lambda run: run.survived).name}"]
     for number, defender in enumerate(e.subject.past_defenders):
         against = [float(judge(defender, r.x_adv, e.y, draws=1, batch_size=500).share.mean()) for r in runs]
         rows.append(f"defender {number + 1}: " + " ".join(f"{100 * v:.0f}" for v in against))
@@ -103,13 +106,17 @@ def g6(e: Evidence) -> Check:
     """Whether FGSM accuracy ran away from PGD accuracy during training."""
     history = e.subject.history
     if not history:
-        return skip("G6", "no FGSM and PGD-10 accuracies of the training given")
+        return skip("G6", "no FGSM and PGD-10 accuracies of the training given", "train with --watch")
     worst = max(history, key=lambda look: look.fgsm - look.pgd)
     gap = 100 * (worst.fgsm - worst.pgd)
     limit = e.thresholds.of("G6", "drop")
     status: Status = "WARN" if gap > limit else "PASS"
     value = f"largest gap {gap:.1f} points at step {worst.step}"
-    return Check("G6", status, value, f"<= {limit:g} points", f"{len(history)} looks",
+    over = [look.step for look in history if 100 * (look.fgsm - look.pgd) > limit]
+    evidence = f"{len(history)} looks" + (
+        f", {len(over)} over the limit, the first at step {min(over)}" if over else ""
+    )
+    return Check("G6", status, value, f"<= {limit:g} points", evidence,
                  "catastrophic overfitting: train with more steps" if status == "WARN" else "")  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """The headline over the whole test set: the attacks of the audit as one suite, without the checks' raw runs."""
 
+import torch
+
 from sparring.attacks import Attack, LearnedAttack, fgsm
 from sparring.auditing import suite
 from sparring.auditing.evidence import BATCH, Evidence
@@ -12,6 +14,7 @@ from sparring.threat import ThreatModel
 def over_all(e: Evidence) -> Headline:
     """What survives at the claimed eps of all test examples: FGSM, every adversary at hand, and the headline's suite with Square.
 
+    The audited examples must also survive every run of the checks, so that more examples never make a laxer judge.
     Finished pieces are kept in the evidence's store. Raises InputError for a model that is random on purpose, which the engine
     does not average.
     """
@@ -23,9 +26,15 @@ def over_all(e: Evidence) -> Headline:
         learned = [(name, LearnedAttack(a.adversary, threat)) for name, a in e.subject.learned.items()]
         fresh = [(f"fresh {i + 1}", LearnedAttack(r.adversary, threat)) for i, r in enumerate(e.responses)]
         gradient = suite.headline(e.level, e.data.n_classes, claimed=-1.0)(threat)
-        return [("FGSM", fgsm(threat)), *fresh, *learned, *gradient]
+        given = e.subject.adversary
+        network = given.adversary if isinstance(given, LearnedAttack) else given
+        own = [] if network is None else [("its own adversary", LearnedAttack(network, threat))]
+        return [("FGSM", fgsm(threat)), *own, *fresh, *learned, *gradient]
 
     data = e.subject.data.to(e.device)
     store = e.store / "whole" if e.store is not None else None
     worst = worst_case(e.target, data, (e.eps,), attacks, batch_size=BATCH, store=store, seed=e.seed)
-    return Headline(e.eps, len(data), float(worst.robust[0].sum()), len({s.attack for s in worst.stages if s.eps > 0}))
+    survived = worst.robust[0].float()
+    survived[e.indices] = torch.minimum(survived[e.indices], e.standing(e.eps).cpu())
+    names = {s.attack for s in worst.stages if s.eps > 0} | {run.name for run in e.runs.values()}
+    return Headline(e.eps, len(data), float(survived.sum()), len(names))

@@ -64,6 +64,7 @@ class Subject:
     learned: Mapping[str, LearnedAttack] = field(default_factory=dict)  # other adversaries that see x only
     siblings: Mapping[str, nn.Module] = field(default_factory=dict)  # other seeds of the defender
     past: Sequence[LearnedAttack] = ()  # the adversary at past checkpoints, oldest first
+    past_epochs: Sequence[int] = ()  # theirs, where known
     past_defenders: Sequence[nn.Module] = ()
     declared_random: bool = False
     attack: AttackAt | None = None

@@ -41,15 +41,19 @@ class Draws:
 
 @dataclass(frozen=True, eq=False)
 class From:
-    """PGD-T on cross-entropy from given starts (B, *shape), one for each example of the one batch that it is called with."""
+    """PGD-T on cross-entropy from given starts (B, *shape), one for each example of the one batch that it is called with.
+
+    A start that is misclassified already proves nothing of the gradient: such an example is returned clean.
+    """
 
     threat: ThreatModel
     start: Tensor
     steps: int
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        x_adv, found = self.start.clone(), self.start.clone()
-        open_ = torch.ones_like(y, dtype=torch.bool)
+        x_adv, found = self.start.clone(), x.clone()
+        with torch.no_grad():
+            open_ = model(self.start).argmax(-1) == y
         for step in range(self.steps + 1):
             probe = x_adv.detach().requires_grad_()
             with torch.enable_grad():

@@ -84,6 +84,11 @@ class Audit:
         return any(check.group in ("I", "II") or check.id == "T4" for check in self.failed)
 
     @property
+    def shown(self) -> tuple[AttackRow, ...]:
+        """The attacks; those of the worst case only where its number may be shown."""
+        return tuple(row for row in self.attacks if not (self.withheld and row.kind == "worst case"))
+
+    @property
     def verdict(self) -> str:
         """NO OBJECTION FOUND, or NOT CREDIBLE and why. Never "robust": checks can refute, none can prove."""
         if self.withheld:
@@ -133,7 +138,7 @@ class Audit:
                 for h in ([] if self.withheld else self.headlines)
             ],
             "checks": [asdict(check) | {"group": check.group, "title": check.title} for check in self.checks],
-            "attacks": [asdict(row) for row in self.attacks],
+            "attacks": [asdict(row) for row in self.shown],
         }
 
     def __str__(self) -> str:
@@ -145,12 +150,12 @@ class Audit:
 
     def table(self) -> str:
         """The attacks one by one."""
-        width = max((len(row.attack) for row in self.attacks), default=6)
+        width = max((len(row.attack) for row in self.shown), default=6)
         lines = [f"{'attack':<{width}}    eps   met  left  forwards backwards  seconds"]
         lines += [
             f"{row.attack:<{width}} {row.eps:>6g} {row.attacked:>5} {row.survived:>5.0f} {row.forwards:>9} "
             f"{row.backwards:>9} {row.seconds:>8.2f}"
-            for row in self.attacks
+            for row in self.shown
         ]
         return "\n".join(lines)
 

@@ -31,7 +31,7 @@ class Audit:
     """count WARN and SKIP as FAIL"""
     seed: int = 0
     out: Path | None = None
-    """JSON file; audit.json in a run's folder unless given"""
+    """also write the result to this JSON file; a run has it as audit.json in its folder"""
     workers: int = 0
     """runs at the same time, one core each; 0: as many as there are cores"""
     json: bool = False
@@ -51,15 +51,19 @@ def _runs(options: Audit, folder: Path) -> int:
     """A run, or all runs of an output folder."""
     if options.data or options.factory or options.declared_random:
         raise InputError("--data, --factory and --declared-random are for other models; a run knows its own")
-    from sparring.records import RunPaths, read_json
+    from sparring.records import RunPaths, read_json, write_json
     from sparring.reproduction.audits import AuditPlan, audit_runs
 
     plan = AuditPlan(options.level, options.eps, options.full, options.strict, options.seed, options.data_root)
     with terminal.progress() as (notice, _):
         records = audit_runs(folder, plan, workers=terminal.n_workers(options.workers), notice=notice)
+    if options.out is not None:
+        write_json(options.out, records)
     if options.json:
         terminal.result(records)
     elif RunPaths(folder).audit.is_file():
+        if RunPaths(folder).payoffs.is_file():
+            print(f"past adversaries against past defenders: {RunPaths(folder).payoffs}\n")
         print(read_json(RunPaths(folder).audit)["printed"])
     else:
         for record in records:

@@ -20,7 +20,7 @@ from sparring.evaluation.accuracy import attacked
 from sparring.evaluation.transfer import transfer
 from sparring.game.checkpoint import check_same, read_verified, write_verified
 from sparring.randomness import Stream
-from sparring.records import append, read, write
+from sparring.records import RunPaths, append, read, write
 from sparring.threat import ThreatModel
 
 OVERFITTING = 0.2  # FGSM accuracy less PGD accuracy: an early-stop rule of Wong et al. 2020, there on another quantity
@@ -130,8 +130,9 @@ def save_snapshot(run: Path, snapshot: Snapshot, data: Data) -> None:
     if snapshot.adversary is not None:
         tensors |= {f"adversary.{k}": v for k, v in snapshot.adversary.state_dict().items()}
     header = {"epoch": snapshot.epoch, "shape": list(data.shape), "n_classes": data.n_classes}
-    (run / "history").mkdir(exist_ok=True)
-    write_verified(run / "history" / f"epoch{snapshot.epoch:03d}.safetensors", tensors, header)
+    folder = RunPaths(run).history
+    folder.mkdir(exist_ok=True)
+    write_verified(folder / f"epoch{snapshot.epoch:03d}.safetensors", tensors, header)
 
 
 def load_history(
@@ -161,14 +162,19 @@ def load_history(
     return snapshots
 
 
+def kept_epochs(run: Path) -> list[int]:
+    """The epochs whose snapshots lie in a run's folder, ascending; nothing is read."""
+    return [_epoch(path) for path in _history(run)]
+
+
 def append_watch(run: Path, record: WatchRecord) -> None:
     """Add one record to the run's watch."""
-    append(run / "watch.jsonl", record)
+    append(RunPaths(run).watch, record)
 
 
 def read_watch(run: Path) -> list[WatchRecord]:
     """The run's watch, none if it kept none."""
-    return read(run / "watch.jsonl", WatchRecord)
+    return read(RunPaths(run).watch, WatchRecord)
 
 
 def first_overfitted(records: Iterable[WatchRecord]) -> WatchRecord | None:
@@ -183,11 +189,11 @@ def forget_after(run: Path, epoch: int) -> None:
             path.unlink()
     records = read_watch(run)
     if any(record.epoch > epoch for record in records):
-        write(run / "watch.jsonl", [record for record in records if record.epoch <= epoch])
+        write(RunPaths(run).watch, [record for record in records if record.epoch <= epoch])
 
 
 def _history(run: Path) -> list[Path]:
-    paths = (run / "history").glob("epoch*.safetensors")
+    paths = RunPaths(run).history.glob("epoch*.safetensors")
     return sorted((p for p in paths if re.fullmatch(r"epoch\d+\.safetensors", p.name)), key=_epoch)
 
 

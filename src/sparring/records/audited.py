@@ -1,4 +1,4 @@
-"""Records of the audit: what each check found, and the robust accuracy that stands behind it, or why none is shown."""
+"""Records of the audit: what each check found, what stands behind the robust accuracy, and how past players fare."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -51,3 +51,19 @@ class AuditRecord:
     checks: tuple[CheckRecord, ...]
     seconds: float
     commit: str
+
+
+@dataclass(frozen=True)
+class PayoffRecord:
+    """One cell of a game's memory: the defender of one epoch under the adversary of another, batch norm in evaluation mode."""
+
+    recipe: str
+    seed: int
+    eps: float
+    adversary_epoch: int
+    defender_epoch: int
+    n: int
+    correct: int
+    accuracy: float
+    low: float  # Wilson
+    high: float

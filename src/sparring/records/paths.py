@@ -76,6 +76,21 @@ class RunPaths:
         return self.folder / "audit.json"
 
     @property
+    def payoffs(self) -> Path:
+        """Past adversaries against past defenders; the audit writes it where a run kept its history."""
+        return self.folder / "payoffs.jsonl"
+
+    @property
+    def history(self) -> Path:
+        """A folder: both players as they were along the training."""
+        return self.folder / "history"
+
+    @property
+    def watch(self) -> Path:
+        """FGSM and PGD-10 after every epoch."""
+        return self.folder / "watch.jsonl"
+
+    @property
     def lock(self) -> Path:
         return self.folder / "run.lock"
 
@@ -122,7 +137,8 @@ class OutPaths:
         return self.folder / "runs" / f"alone-adam-{bound}" / f"seed{seed}.jsonl"
 
     def records(self, name: str) -> Path:
-        """results, epochs, calibration, transfer, exploitability, readings, sweeps, summary, comparisons, examples, audits."""
+        """results, epochs, calibration, transfer, exploitability, readings, sweeps, summary, comparisons, examples, audits,
+        robust, payoffs."""
         return self.folder / f"{name}.jsonl"
 
     def run(self, recipe: str, seed: int) -> RunPaths:

@@ -1,14 +1,16 @@
-"""The audit's section: a row a recipe with its verdict and what is left at every eps, and every check of every run."""
+"""The audit's section, a row a recipe and every check of every run; and the memory's: past adversaries, past defenders."""
 
 from collections import Counter
+from typing import Any
 
-from sparring.records import AuditRecord, CheckRecord
+from sparring.records import AuditRecord, CheckRecord, PayoffRecord
 from sparring.report import words
 from sparring.report.headline import cell, withheld
 from sparring.report.sections import Rows
 from sparring.report.source import Source
 
 TONES = {"PASS": "yes", "WARN": "warn", "FAIL": "other", "INFO": "no", "SKIP": "no"}
+SHOWN_EPOCHS = 14  # a side of a matrix; the file has all
 
 
 def grid(source: Source) -> list[float]:
@@ -35,6 +37,58 @@ def rows(source: Source) -> Rows:
             }
         )
     return made
+
+
+def memory(source: Source) -> Rows:
+    """A matrix a run and radius: adversaries of past epochs as rows, defenders as columns, oldest first."""
+    runs = dict.fromkeys((p.recipe, p.seed, p.eps) for p in source.payoffs)
+    return [_matrix([p for p in source.payoffs if (p.recipe, p.seed, p.eps) == run]) for run in runs]
+
+
+def _matrix(payoffs: list[PayoffRecord]) -> dict[str, Any]:
+    """One run's matrix. Of each column the least accuracy is marked, and what the defender of that epoch met in its game."""
+    first, at = payoffs[0], {(p.adversary_epoch, p.defender_epoch): p for p in payoffs}
+    adversaries, defenders = sorted({a for a, _ in at}), sorted({d for _, d in at})
+    least = {d: min(p.accuracy for p in payoffs if p.defender_epoch == d) for d in defenders}
+    columns = _spread(defenders)
+    rows = []
+    for a in _spread(adversaries):
+        found = [at.get((a, d)) for d in columns]
+        rows.append({"epoch": a, "cells": [_payoff(p, least[d]) for p, d in zip(found, columns, strict=True)]})
+    last = [p for p in payoffs if p.defender_epoch == defenders[-1]]
+    own = at.get((defenders[-1], defenders[-1]))
+    return {
+        "label": words.label(first.recipe),
+        "first": first,
+        "columns": columns,
+        "rows": rows,
+        "thinned": len(columns) < len(defenders) or len(rows) < len(adversaries),
+        "n_epochs": len(defenders),
+        "last": defenders[-1],
+        "own": own,
+        "worst": min(last, key=lambda p: p.accuracy),
+    }
+
+
+def _payoff(record: PayoffRecord | None, least: float) -> dict[str, Any]:
+    if record is None:
+        return {"value": "–", "lost": "0", "deep": False, "own": False, "least": False, "interval": ""}
+    return {
+        "value": words.percent(record.accuracy),
+        "interval": words.interval(record.low, record.high),
+        "lost": f"{100 * (1 - record.accuracy):.0f}",
+        "deep": record.accuracy < 0.5,
+        "own": record.adversary_epoch == record.defender_epoch,
+        "least": record.accuracy == least,
+    }
+
+
+def _spread(epochs: list[int]) -> list[int]:
+    """At most so many of the epochs as are shown, evenly, with the first and the last."""
+    most = SHOWN_EPOCHS
+    if len(epochs) <= most:
+        return epochs
+    return [epochs[round(k * (len(epochs) - 1) / (most - 1))] for k in range(most)]
 
 
 def _seed(audit: AuditRecord) -> dict[str, object]:

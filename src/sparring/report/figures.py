@@ -204,6 +204,7 @@ def _write_tables(source: Source) -> None:
         "transfer": (_SUMMARY, _metrics(source, "transfer")),
         "exploitability": (_SUMMARY, _metrics(source, "in_game", "fresh", "gap")),
         "audit": (_SUMMARY, _metrics(source, "worst_case")),
+        "payoffs": _columns(source.payoffs),
         "readings": (_SUMMARY, _metrics(source, "reading")),
         "comparisons": _columns(source.comparisons),
         "claims": _columns(source.claims),

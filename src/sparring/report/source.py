@@ -16,6 +16,7 @@ from sparring.records import (
     ExampleRecord,
     ExploitabilityRecord,
     OutPaths,
+    PayoffRecord,
     ReadingRecord,
     ReproductionRecord,
     RunRecord,
@@ -48,6 +49,7 @@ class Source:
     comparisons: list[ComparisonRecord] = field(default_factory=list)
     examples: list[ExampleRecord] = field(default_factory=list)
     audits: list[AuditRecord] = field(default_factory=list)
+    payoffs: list[PayoffRecord] = field(default_factory=list)
 
     @property
     def recipes(self) -> list[str]:
@@ -144,6 +146,7 @@ def load(out: Path) -> Source:
         comparisons=read(paths.records("comparisons"), ComparisonRecord),
         examples=read(paths.records("examples"), ExampleRecord),
         audits=read(paths.records("audits"), AuditRecord),
+        payoffs=read(paths.records("payoffs"), PayoffRecord),
     )
 
 

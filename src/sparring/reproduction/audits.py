@@ -1,7 +1,10 @@
-"""Audits of finished runs: each run's own audit.json, and the folder's audits.jsonl made from them."""
+"""Audits of finished runs: each run's own audit.json and payoffs.jsonl, and the folder's records made from them."""
 
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,23 +16,26 @@ from sparring.auditing.levels import level_of
 from sparring.auditing.selftest import self_test
 from sparring.auditing.thresholds import shipped
 from sparring.errors import InputError, Interrupted
+from sparring.evaluation.memory import kept_epochs, read_watch
 from sparring.evaluation.statistics import mean_interval
 from sparring.records import (
     AuditRecord,
     CheckRecord,
     HeadlineRecord,
     OutPaths,
+    PayoffRecord,
     RunPaths,
     SummaryRecord,
     plain,
+    read,
     read_json,
     restore,
     write,
     write_json,
 )
-from sparring.reproduction.signals import obey, received
+from sparring.reproduction.signals import ignore, listen, received
 from sparring.reproduction.workers import duration
-from sparring.targets import run_audit
+from sparring.targets import has_past, payoffs_of_run, run_audit
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,9 @@ def audit_runs(
 ) -> list[AuditRecord]:
     """Audit the run in `folder`, or every run of an output folder, `workers` at a time; what is audited already is kept.
 
-    Writes audit.json beside each run's weights and, for an output folder, audits.jsonl in it. Raises InputError where there is
-    no finished run, Interrupted after a signal: finished attacks and audits are kept, and the same call goes on.
+    Writes audit.json beside each run's weights and, for an output folder, audits.jsonl in it; of games that kept a history
+    also payoffs.jsonl, their past players against each other. Raises InputError where there is no finished run, Interrupted
+    after a signal: finished attacks and audits are kept, and the same call goes on.
     """
     found = finished(folder)
     left = sorted((run for run in found if not _audited(run, plan)), key=lambda run: run.name)  # a seed after the other
@@ -69,6 +76,8 @@ def audit_runs(
         paths = OutPaths(folder)
         write(paths.records("audits"), records)
         write(paths.records("robust"), over_seeds(records))
+        payoffs = [record for run in found for record in read(RunPaths(run).payoffs, PayoffRecord)]
+        _keep(paths.records("payoffs"), payoffs)
     return records
 
 
@@ -113,17 +122,38 @@ def restore_recipes(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "runs").glob("*") if path.is_dir())
 
 
+@contextmanager
+def _listening() -> Iterator[None]:
+    """Signals are noted for the length of the block, where this is the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    listen()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _together(runs: list[Path], plan: AuditPlan, tested: str, workers: int, notice: Callable[[str], None]) -> None:
-    with ProcessPoolExecutor(min(workers, len(runs)), mp_context=get_context("spawn"), initializer=obey) as pool:
-        waiting: set[Future[AuditRecord]] = {pool.submit(_one, run, plan, tested) for run in runs}
-        while waiting:
-            done, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
-            for future in done:
-                notice(_told(future.result()))
-            if received():
-                for future in waiting:
-                    future.cancel()
-                raise Interrupted(received(), "stopped; finished attacks are kept, and the same command goes on")
+    pool = ProcessPoolExecutor(min(workers, len(runs)), mp_context=get_context("spawn"), initializer=ignore)
+    try:
+        with _listening():
+            waiting: set[Future[AuditRecord]] = {pool.submit(_one, run, plan, tested) for run in runs}
+            while waiting:
+                done, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
+                for future in done:
+                    notice(_told(future.result()))
+                if received():
+                    raise Interrupted(received(), "stopped; finished attacks are kept, and the same command goes on")
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _one(run: Path, plan: AuditPlan, tested: str) -> AuditRecord:
@@ -150,9 +180,20 @@ def _one(run: Path, plan: AuditPlan, tested: str) -> AuditRecord:
         checks=tuple(CheckRecord(**_of(CheckRecord, one)) for one in told["checks"]),
         **{name: told[name] for name in named},
     )
+    eps = plan.eps[0] if plan.eps else None
+    past = payoffs_of_run(run, eps=eps, level=plan.level, seed=plan.seed, root=plan.data_root)
+    _keep(RunPaths(run).payoffs, past)
     content = {"stamp": _stamp(run, plan), "record": record, "audit": told, "printed": str(audit)}
     write_json(RunPaths(run).audit, content)
     return record
+
+
+def _keep(path: Path, records: Sequence[PayoffRecord]) -> None:
+    """Replace a file of payoffs; without any there is no file."""
+    if records:
+        write(path, records)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _of(kind: type[Any], told: dict[str, Any]) -> dict[str, Any]:
@@ -162,17 +203,24 @@ def _of(kind: type[Any], told: dict[str, Any]) -> dict[str, Any]:
 
 def _audited(run: Path, plan: AuditPlan) -> bool:
     path = RunPaths(run).audit
-    return path.is_file() and bool(read_json(path).get("stamp") == plain(_stamp(run, plan)))
+    if not path.is_file() or (has_past(run) and not RunPaths(run).payoffs.is_file()):
+        return False
+    return bool(read_json(path).get("stamp") == plain(_stamp(run, plan)))
 
 
 def _stamp(run: Path, plan: AuditPlan) -> dict[str, Any]:
-    """What an audit depends on beside the code."""
+    """What an audit depends on beside the code; what a run kept of its past counts where it kept any."""
     settings = {f.name: getattr(plan, f.name) for f in fields(plan) if f.name != "data_root"}
-    return {
+    stamp = {
         "plan": settings,
         "defender": read_json(RunPaths(run).done)["defender_sha256"],
         "thresholds": shipped().version,
     }
+    if has_past(run):
+        stamp["history"] = kept_epochs(run)
+    if looks := len(read_watch(run)):
+        stamp["watch"] = looks
+    return stamp
 
 
 def _told(record: AuditRecord) -> str:

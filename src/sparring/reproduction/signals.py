@@ -28,6 +28,11 @@ def obey() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def ignore() -> None:
+    """In a worker that keeps its finished pieces: Ctrl-C is the parent's to handle, SIGTERM ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def received() -> int:
     """The number of the signal that has come, 0 while there is none."""
     return _received
