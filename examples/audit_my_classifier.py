@@ -1,12 +1,9 @@
 """Audit a classifier that sparring did not train: any nn.Module from images in [0, 1] to logits."""
 
-import sys
-
 import torch
 from torch import nn
 
 import sparring
-from sparring.auditing import audit
 
 train, test = sparring.data.load("digits")
 torch.manual_seed(0)
@@ -17,6 +14,6 @@ for _ in range(200):
     nn.functional.cross_entropy(model(train.floats()), train.labels).backward()
     optimizer.step()
 
-result = audit(model.eval(), test, eps=0.05, train=train)
+result = sparring.audit(model.eval(), test, eps=0.05, train=train)
 print(result)
-sys.exit(result.exit_code)
+raise SystemExit(result.exit_code)

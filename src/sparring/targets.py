@@ -70,7 +70,8 @@ def run_audit(
 def of_run(folder: Path, *, root: str | Path | None = None) -> Subject:
     """A finished run with what its neighbours tell: the vanilla model of the same seed is the twin, others are attackers.
 
-    The adversaries of its history are attackers too, and its watch is looked at, where it kept them. The folder is OUT/runs/RECIPE/seedK, as `sparring train` lays it out.
+    Where it kept a history, its past adversaries attack too; where it kept a watch, that is looked at. The folder is
+    OUT/runs/RECIPE/seedK, as `sparring train` lays it out.
     """
     trained = load(folder)
     run = trained.run

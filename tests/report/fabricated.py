@@ -19,6 +19,7 @@ from fabricated_measurements import (
     epochs,
     example,
     exploitability,
+    payoffs,
     readings,
     results,
     run,
@@ -67,6 +68,9 @@ def write_folder(out: Path, *, seeds: int = 3, recipes: Sequence[str] = RECIPES,
     write(paths.records("sweeps"), sweeps(seeds, rng))
     write(paths.records("summary"), _summary(accuracies, fresh, matrix, read, reliability))
     write(paths.records("comparisons"), _comparisons(seeds, rng))
+    games = [recipe for recipe in recipes if recipe in GAMES]
+    if games:
+        write(paths.records("payoffs"), [p for recipe in games[:2] for p in payoffs(recipe, 0, range(5, 30, 5))])
     write(paths.records("examples"), [example(k, rng) for k in range(6)])
     return out
 

@@ -10,6 +10,7 @@ from sparring.records import (
     EpochRecord,
     ExampleRecord,
     ExploitabilityRecord,
+    PayoffRecord,
     ReadingRecord,
     RunRecord,
     SweepRecord,
@@ -127,6 +128,19 @@ def transfer(recipe: str, seed: int, rng: random.Random) -> list[TransferRecord]
             )
         )
     return records
+
+
+def payoffs(recipe: str, seed: int, epochs: range) -> list[PayoffRecord]:
+    """Made up. Each defender withstands the adversaries near its own epoch and forgets older ones."""
+    made, n = [], 1000
+    for adversary in epochs:
+        for defender in epochs:
+            age = (defender - adversary) / epochs.step
+            rate = 0.97 - (0.9 * age / len(epochs) if age > 0 else -0.4 * age / len(epochs)) - 0.001 * seed
+            correct = round(n * rate)
+            bounds = (correct / n, correct / n - 0.02, min(1.0, correct / n + 0.02))
+            made.append(PayoffRecord(recipe, seed, 0.1, adversary, defender, n, correct, *bounds))
+    return made
 
 
 def readings(seed: int, rng: random.Random) -> list[ReadingRecord]:

@@ -28,6 +28,7 @@ from sparring.records import (
     AccuracyRecord,
     CalibrationRecord,
     OutPaths,
+    PayoffRecord,
     SummaryRecord,
     read,
     read_json,
@@ -244,6 +245,38 @@ def test_the_csv_of_figure_2_holds_the_records(out: Path) -> None:
     assert [row["recipe"] for row in rows] == [r.recipe for r in expected]
 
 
+def matrix(html: str, number: int = 0) -> list[list[str]]:
+    """The rows of one matrix of the memory, as the page shows them."""
+    section = html[html.index('<section id="memory"') :]
+    body = re.findall(r"<tbody>(.*?)</tbody>", section[: section.index("</section>")], re.S)[number]
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S) for row in re.findall(r"<tr>(.*?)</tr>", body, re.S)]
+    return [[re.sub(r"<[^>]+>", "", cell) for cell in row] for row in rows]
+
+
+def test_the_memory_shows_every_cell_of_its_records(out: Path, html: str) -> None:
+    records = read(OutPaths(out).records("payoffs"), PayoffRecord)
+    at = {(p.adversary_epoch, p.defender_epoch): p.accuracy for p in records}
+    epochs = [5, 10, 15, 20, 25]
+    assert matrix(html) == [[str(a), *(f"{100 * at[a, d]:.1f}" for d in epochs)] for a in epochs]
+    assert html.count('<td class="n own"') == 5 and 'href="#memory"' in html
+    worst = min((p for p in records if p.defender_epoch == 25), key=lambda p: p.accuracy)
+    assert f"{100 * worst.accuracy:.1f} % against the worst one, of epoch {worst.adversary_epoch}" in html
+    with (OutPaths(out).figures / "payoffs.csv").open(newline="") as file:
+        assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [p.accuracy for p in records]
+
+
+def test_a_long_memory_is_thinned_on_the_page_and_none_shows_no_section(sketch: Path) -> None:
+    path = OutPaths(sketch).records("payoffs")
+    write(path, fabricated.payoffs("gan_tanh", 1, range(1, 61)))
+    html = rendered(sketch)
+    rows = matrix(html)
+    assert len(rows) == 14 and {len(row) for row in rows} == {15} and (rows[0][0], rows[-1][0]) == ("1", "60")
+    assert "14 of 60 kept epochs" in html
+    path.unlink()
+    html = rendered(sketch)
+    assert 'id="memory"' not in html and "#memory" not in html
+
+
 def test_hostile_names_are_escaped(sketch: Path) -> None:
     evil = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
     paths = OutPaths(sketch)
@@ -282,14 +315,14 @@ def test_one_seed_shows_values_without_intervals_over_seeds(tmp_path: Path, monk
 
 
 RECORDS = ("results", "epochs", "calibration", "transfer", "exploitability")
-RECORDS += ("readings", "sweeps", "summary", "comparisons", "examples")
+RECORDS += ("readings", "sweeps", "summary", "comparisons", "examples", "payoffs")
 NAMES = ("claims.json", "runs.jsonl", *(f"{name}.jsonl" for name in RECORDS))
 
 
 def test_a_folder_with_nothing_but_its_head_says_what_is_absent(tmp_path: Path) -> None:
     folder = fabricated.write_folder(tmp_path / "out", recipes=("vanilla",))
     for name in NAMES:
-        (folder / name).unlink()
+        (folder / name).unlink(missing_ok=True)
     html = write_report(folder).read_text(encoding="utf-8")
     page = Page(html)
     assert html.count('class="absent"') == 11

@@ -78,9 +78,8 @@ class PGD:
             grad, score = self._gradient(model, x_adv, y)
             if self.keep == "best":
                 best, best_score = self._better(best, best_score, x_adv, score)
-            x_adv = torch.clamp(
-                grad.sign().mul_(step_size).add_(x_adv), low, high
-            )  # project(x_adv + step, x), in fewer passes
+            # project(x_adv + step_size * sign, x), to the bit, in fewer passes over memory
+            x_adv = torch.clamp(grad.sign().mul_(step_size).add_(x_adv), low, high)
         if self.keep == "last":
             return x_adv, best_score
         with torch.no_grad():

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from sparring import modes
 from sparring.attacks.rows import Rows, answers, bounds, chunks, fooled
 from sparring.errors import InputError
-from sparring.losses import margin
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
 
+Colours = list[Tensor] | list[bool]  # one per query; a tensor (C, 1, 1) for several channels
 Window = tuple[int, int, int, int]  # first row, last row + 1, first column, last column + 1
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of the share p, at queries of 10,000: the authors' code
@@ -70,13 +70,14 @@ class Square:
         shape = self.threat.shape
         return (1, 1, shape[0]) if len(shape) == 1 else (math.prod(shape[:-2]), shape[-2], shape[-1])
 
-    def _draws(self, x: Tensor) -> tuple[Tensor, list[Window], Tensor]:
-        """The first stripes' signs (C, 1, W), every query's window, and its sign per channel (queries, C, 1, 1), all at once."""
+    def _draws(self, x: Tensor) -> tuple[Tensor, list[Window], Colours]:
+        """The first stripes' signs (C, 1, W), every query's window, and its sign per channel, all at once."""
         n_channels, height, width = self.planes()
         generator, n = self.stream.generator(x.device), self.queries - 1
         stripes = torch.rand(n_channels, 1, width, generator=generator, device=x.device) < 0.5
         places = torch.rand(n, 2, generator=generator, device=x.device, dtype=torch.float64).tolist()
-        colours = torch.rand(n, n_channels, 1, 1, generator=generator, device=x.device) < 0.5
+        drawn = torch.rand(n, n_channels, 1, 1, generator=generator, device=x.device) < 0.5
+        colours: Colours = list(drawn) if n_channels > 1 else drawn.flatten().tolist()
         windows = []
         for query in range(1, n + 1):
             share, (down, right) = self.share(query), places[query - 1]
@@ -89,39 +90,49 @@ class Square:
         return stripes, windows, colours
 
     def _search(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, draws: tuple[Tensor, list[Window], Tensor]
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, draws: tuple[Tensor, list[Window], Colours]
     ) -> Tensor:
         """The points found for one chunk, (..., *shape): the first that is misclassified, else the one of largest margin."""
         stripes, windows, colours = draws
         leading, drops = y.shape, y.ndim == 1  # a stack needs every example in its place
         low, high = (bound.view(-1, *self.planes()) for bound in bounds(threat, x))
         at = torch.arange(y.numel(), device=x.device)
-        points = _Points(at, low, high, torch.where(stripes, high, low), y.reshape(-1))
+        points = _Points(at, low, high, torch.where(stripes, high, low), y.reshape(-1, 1))
         found = points.now.clone()
-        best = _margins(model, points, leading, threat)
-        for window, colour in zip(windows, colours, strict=True):
-            standing = best <= 0
-            if not bool(standing.all()) and (drops or not bool(standing.any())):
-                found.index_copy_(0, points.row, points.now)
-                points.keep(standing)
-                best = best[standing]
-            if not len(best):
-                return found.view(*leading, *threat.shape)
-            top, bottom, left, right = window
+        best = self._margins(model, points, leading)
+        for (top, bottom, left, right), colour in zip(windows, colours, strict=True):
+            if not bool(best.max() <= 0):  # NaN, a logit that is not finite, is no sound answer either
+                standing = best <= 0
+                if drops or not bool(standing.any()):
+                    found.index_copy_(0, points.row, points.now)
+                    points.keep(standing)
+                    best = best[standing]
+                if not len(best):
+                    return found.view(*leading, *threat.shape)
             here = (..., slice(top, bottom), slice(left, right))
-            old = points.now[here].clone()
-            new = torch.where(colour, points.high[here], points.low[here])
-            idle = (new == old).flatten(1).all(1)[:, None, None, None]
-            new = torch.where(colour ^ idle, points.high[here], points.low[here])
-            points.now[here] = new
-            found_margin = _margins(model, points, leading, threat)
-            better = found_margin > best
-            if not drops:
-                better &= standing
-            points.now[here] = torch.where(better[:, None, None, None], new, old)
-            best = torch.where(better, found_margin, best)
+            window, up, down = points.now[here], points.high[here], points.low[here]
+            old = window.clone()
+            if isinstance(colour, Tensor):
+                new, other = torch.where(colour, up, down), torch.where(colour, down, up)
+            else:
+                new, other = (up, down) if colour else (down, up)
+            idle = (new == old).flatten(1).all(1)
+            window.copy_(torch.where(idle.view(-1, 1, 1, 1), other, new))
+            margins = self._margins(model, points, leading)
+            better = ~(margins <= best) if drops else ~(margins <= best) & (best <= 0)
+            window.copy_(torch.where(better.view(-1, 1, 1, 1), window, old))
+            best = torch.where(better, margins, best)
         found.index_copy_(0, points.row, points.now)
         return found.view(*leading, *threat.shape)
+
+    def _margins(self, model: nn.Module, points: "_Points", leading: torch.Size) -> Tensor:
+        """The best wrong logit minus the right one, (N,); NaN where a logit is not finite."""
+        x = points.now.view(*((-1,) if len(leading) == 1 else leading), *self.threat.shape)
+        logits = model(x).reshape(len(points.y), -1)
+        if points.others is None:
+            points.others = torch.zeros_like(logits).scatter_(-1, points.y, -torch.inf)
+        margins = (logits + points.others).amax(-1) - logits.gather(-1, points.y).squeeze(-1)
+        return torch.add(margins, logits.mean(-1), alpha=0)  # 0 times NaN or infinity is NaN
 
 
 @dataclass
@@ -132,11 +143,5 @@ class _Points(Rows):
     low: Tensor  # (N, C, H, W), as what follows
     high: Tensor
     now: Tensor
-    y: Tensor  # (N,)
-
-
-def _margins(model: nn.Module, points: _Points, leading: torch.Size, threat: ThreatModel) -> Tensor:
-    """The best wrong logit minus the right one, (N,); infinite where a logit is not finite."""
-    x = points.now.view(*((-1,) if len(leading) == 1 else leading), *threat.shape)
-    logits = model(x).view(len(points.y), -1)
-    return torch.where(torch.isfinite(logits).all(-1), margin(logits, points.y), torch.inf)
+    y: Tensor  # (N, 1)
+    others: Tensor | None = None  # (N, classes): 0, but -infinity at the right class

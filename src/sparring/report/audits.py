@@ -46,13 +46,13 @@ def memory(source: Source) -> Rows:
 
 
 def _matrix(payoffs: list[PayoffRecord]) -> dict[str, Any]:
-    """One run's matrix. Of each column the least accuracy is marked, and what the defender of that epoch met in its game."""
+    """One run's matrix; marked are the least accuracy of each shown column, and each defender against its own adversary."""
     first, at = payoffs[0], {(p.adversary_epoch, p.defender_epoch): p for p in payoffs}
     adversaries, defenders = sorted({a for a, _ in at}), sorted({d for _, d in at})
-    least = {d: min(p.accuracy for p in payoffs if p.defender_epoch == d) for d in defenders}
-    columns = _spread(defenders)
+    lines, columns = _spread(adversaries), _spread(defenders)
+    least = {d: min((at[a, d].accuracy for a in lines if (a, d) in at), default=0.0) for d in columns}
     rows = []
-    for a in _spread(adversaries):
+    for a in lines:
         found = [at.get((a, d)) for d in columns]
         rows.append({"epoch": a, "cells": [_payoff(p, least[d]) for p, d in zip(found, columns, strict=True)]})
     last = [p for p in payoffs if p.defender_epoch == defenders[-1]]
@@ -77,7 +77,7 @@ def _payoff(record: PayoffRecord | None, least: float) -> dict[str, Any]:
         "value": words.percent(record.accuracy),
         "interval": words.interval(record.low, record.high),
         "lost": f"{100 * (1 - record.accuracy):.0f}",
-        "deep": record.accuracy < 0.5,
+        "deep": record.accuracy < 0.33,  # from here on white is the more legible
         "own": record.adversary_epoch == record.defender_epoch,
         "least": record.accuracy == least,
     }

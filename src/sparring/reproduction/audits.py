@@ -66,17 +66,25 @@ def audit_runs(
     found = finished(folder)
     left = sorted((run for run in found if not _audited(run, plan)), key=lambda run: run.name)  # a seed after the other
     tested = str(self_test()) if left and level_of(plan.level).self_test else ""
-    if workers == 1 or len(left) < 2:
-        for run in left:
-            notice(_told(_one(run, plan, tested)))
-    else:
-        _together(left, plan, tested, workers, notice)
-    records = [restore(AuditRecord, read_json(RunPaths(run).audit)["record"]) for run in found]
-    if not (folder / "config.json").is_file():
+    try:
+        if workers == 1 or len(left) < 2:
+            for run in left:
+                notice(_told(_one(run, plan, tested)))
+        else:
+            _together(left, plan, tested, workers, notice)
+    finally:  # what is finished is gathered, also after a signal
+        records = _gathered(folder, [run for run in found if _audited(run, plan)])
+    return records
+
+
+def _gathered(folder: Path, runs: list[Path]) -> list[AuditRecord]:
+    """The audits of these runs, written to an output folder's files where `folder` is one."""
+    records = [restore(AuditRecord, read_json(RunPaths(run).audit)["record"]) for run in runs]
+    if records and not (folder / "config.json").is_file():
         paths = OutPaths(folder)
         write(paths.records("audits"), records)
         write(paths.records("robust"), over_seeds(records))
-        payoffs = [record for run in found for record in read(RunPaths(run).payoffs, PayoffRecord)]
+        payoffs = [record for run in runs for record in read(RunPaths(run).payoffs, PayoffRecord)]
         _keep(paths.records("payoffs"), payoffs)
     return records
 
