@@ -111,7 +111,13 @@ def results(
         "```",
         "",
         f"took {head.seconds / 60:.0f} minutes on {head.machine['cores']} cores and at most {head.peak_memory_mb or 0:.0f} MB, "
-        "the report not counted.",
+        "the report not counted."
+        + (
+            ""
+            if not audits
+            else f" The last column: `sparring audit {folder.as_posix()} --eps {radii(audits)} --level "
+            f"{audits[0].level} --full`."
+        ),
     ]
     return "\n".join(lines) + "\n"
 
@@ -134,6 +140,11 @@ def worst(summary: list[SummaryRecord], audits: list[AuditRecord], recipe: str, 
     if any(audit.withheld for audit in audits if audit.recipe == recipe):
         return "withheld"
     return cell(summary, recipe, "worst_case", None, eps)
+
+
+def radii(audits: list[AuditRecord]) -> str:
+    """The radii of the audits, the claimed one first, as the command line takes them."""
+    return " ".join(f"{h.eps:g}" for h in audits[0].headlines)
 
 
 def told(audits: list[AuditRecord]) -> str:
