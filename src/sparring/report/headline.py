@@ -123,24 +123,31 @@ def _audited(source: Source) -> str:
     under = [r for recipe in source.recipes if (r := found(source, "worst", recipe))]
     if not under:
         return ""
-    best = max(under, key=lambda r: r.mean)
-    games = [r for r in under if r.recipe in source.games]
-    text = f"Under the worst case of the audit's attacks {words.label(best.recipe)} training keeps most, {_value(best)}"
-    if games and best not in games:
-        text += f"; the games keep {_range(games)}"
+    most = _not_told_apart(under)
+    named = words.listing([f"{words.label(r.recipe)} training {_value(r)}" for r in most])
+    text = f"The worst case of the audit's attacks leaves {named}"
+    if games := [r for r in under if r.recipe in source.games and r not in most]:
+        text += f", of the games {_range(games)}"
     stopped = [words.label(recipe) for recipe in source.recipes if withheld(source, recipe)]
     return text + (f"; withheld for {words.listing(stopped)}." if stopped else ".")
+
+
+def _not_told_apart(records: Sequence[SummaryRecord]) -> list[SummaryRecord]:
+    """The largest mean, and those whose interval reaches its interval: no order is claimed among them."""
+    best = max(records, key=lambda r: r.mean)
+    low = best.mean if best.low is None else best.low
+    return sorted((r for r in records if (r.mean if r.high is None else r.high) >= low), key=lambda r: -r.mean)
 
 
 def _strongest(source: Source) -> str:
     under = [r for recipe in source.recipes if (r := found(source, "pgd", recipe))]
     if len(under) < 2:
         return ""
-    best = max(under, key=lambda r: r.mean)
-    text = f"Most is left under PGD at eps {words.eps(source.head.eps)} by {words.label(best.recipe)} training: "
-    text += _value(best)
+    most = _not_told_apart(under)
+    named = words.listing([f"{words.label(r.recipe)} training {_value(r)}" for r in most])
+    text = f"PGD at eps {words.eps(source.head.eps)} leaves {named}"
     vanilla = found(source, "pgd", "vanilla")
-    return text + (f"; by vanilla training {_value(vanilla)}." if vanilla and vanilla is not best else ".")
+    return text + (f", of vanilla training {_value(vanilla)}." if vanilla and vanilla not in most else ".")
 
 
 def _readings(source: Source) -> str:
