@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "sparring"
 
-OPTIONAL = ["tyro", "rich", "jinja2", "altair", "vl_convert"]
+OPTIONAL = ["rich", "jinja2", "altair", "vl_convert"]
 OPTIONAL += ["scipy", "torchvision", "pyautoattack", "foolbox", "art"]
 
 # The import of a hidden package fails as it would if it had never been installed.

@@ -18,12 +18,11 @@ CHUNK = 1000  # examples that are only classified, at a time
 
 
 def standard_suite(threat: ThreatModel, n_classes: int, shape: tuple[int, ...], seed: int = 0) -> tuple[Attack, ...]:
-    """The evaluation to report: AutoAttack's standard version with the members that bench/attack.py found to earn their cost.
+    """The evaluation to report; bench/attack.py sets it beside AutoAttack's standard version.
 
     Auto-PGD on cross-entropy; targeted on the margin, for the three strongest wrong classes; targeted on DLR (on the margin again
     where there are fewer than four classes), for nine; on cross-entropy from four more starts; Square Attack with 5,000
-    queries. FAB, the fourth member of AutoAttack, broke next to nothing that these leave, at the highest cost of all. Raises
-    InputError where `shape` is not the threat's.
+    queries. FAB, the fourth member of AutoAttack, is left out. Raises InputError where `shape` is not the threat's.
     """
     loss = _checked(threat, n_classes, shape)
     return (

@@ -22,8 +22,6 @@ from sparring.data import Data, stratified
 from sparring.threat import ThreatModel
 
 BATCH = 500
-RETRIES = 6  # of the white box, on images that another attack broke
-FEW = 0.05  # of N: as many images are worth a retry
 SPARE = 200  # fewer spare examples than this train nothing
 
 

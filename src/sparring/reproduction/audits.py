@@ -110,7 +110,7 @@ def finished(folder: Path) -> list[Path]:
     """The folders of the finished runs of `folder`, which is one itself or an output folder."""
     if RunPaths(folder).config.is_file():
         return [folder]
-    recipes = restore_recipes(folder)
+    recipes = _recipes(folder)
     runs = [
         run
         for recipe in recipes
@@ -122,7 +122,7 @@ def finished(folder: Path) -> list[Path]:
     return runs
 
 
-def restore_recipes(folder: Path) -> list[str]:
+def _recipes(folder: Path) -> list[str]:
     """The recipes of an output folder in the order of its run; without a record of it, all that lie there."""
     head = OutPaths(folder).reproduction
     if head.is_file():
