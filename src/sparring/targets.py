@@ -5,18 +5,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from sparring import data
 from sparring.attacks import LearnedAttack
-from sparring.auditing import Audit, Drop, Level, Provenance, Subject, audit_subject
+from sparring.auditing import Audit, Drop, Fresh, Level, Provenance, Subject, audit_subject
 from sparring.auditing.audit import classes_of
 from sparring.auditing.ground import chosen
 from sparring.auditing.levels import level_of
 from sparring.auditing.loading import load_model
 from sparring.auditing.selftest import self_test
+from sparring.auditing.verdict import SelfTest
 from sparring.errors import InputError
 from sparring.evaluation import memory
+from sparring.evaluation.pieces import fingerprint
+from sparring.evaluation.responses import load_adversary
 from sparring.evaluation.statistics import wilson
 from sparring.experiment import Trained, history, load, load_data
+from sparring.game.checkpoint import read_verified
 from sparring.records import PayoffRecord, RunPaths, read_json
 from sparring.threat import ThreatModel
 
@@ -35,7 +41,7 @@ def run_audit(
     strict: bool = False,
     declared_random: bool = False,
     full: bool = False,
-    tested: str | None = None,
+    tested: SelfTest | None = None,
     seed: int = 0,
     root: str | Path | None = None,
     notice: Callable[[str], None] = lambda text: None,
@@ -44,7 +50,7 @@ def run_audit(
 
     `data` is the name of a known set, or (training, test); None takes the run's own. `eps` None takes the run's.
     `train` False withholds the training data. `full` takes the headline at the claimed eps over the whole test set; `tested` is
-    the line of a self-test made before, which is then not repeated. Raises InputError, in one line, for what cannot be used.
+    a self-test made before, which is then not repeated. Raises InputError, in one line, for what cannot be used.
     """
     if (Path(target) / "config.json").is_file():
         subject = of_run(Path(target), root=root)
@@ -61,7 +67,7 @@ def run_audit(
     if not train:
         subject = replace(subject, train=None)
     subject = replace(subject, declared_random=declared_random)
-    checked = (lambda: tested or str(self_test())) if level_of(level).self_test else None
+    checked = (lambda: tested or self_test()) if level_of(level).self_test else None
     return audit_subject(
         subject, level=level, store=store, strict=strict, seed=seed, self_test=checked, full=full, notice=notice
     )
@@ -91,7 +97,6 @@ def of_run(folder: Path, *, root: str | Path | None = None) -> Subject:
     past = [(s.epoch, s.adversary) for s in history(folder) if s.adversary and s.epoch < trained.record.epochs]
     past = [past[k] for k in spread(len(past), PAST)]
     threat = ThreatModel(run.eps, test.shape)
-    steps = trained.record.epochs * (len(train_on) // run.training.batch_size)
     return Subject(
         model=trained.defender,
         data=test,
@@ -102,17 +107,31 @@ def of_run(folder: Path, *, root: str | Path | None = None) -> Subject:
         twin=twin.defender if twin else None,
         sources={name: found.defender for name, found in list(neighbours.items())[:3]},
         learned=_adversaries(neighbours),
+        fresh=best_responses_of(folder, trained.defender),
         siblings=siblings,
         past=[LearnedAttack(adversary, threat) for _, adversary in past],
         past_epochs=[epoch for epoch, _ in past],
         history=[Drop(look.step, look.fgsm, look.pgd) for look in memory.read_watch(folder)],
         provenance=Provenance(
             selection="training",  # training stops by the training loss and never reads the test set
-            test_evaluations=None,
+            test_evaluations=recorded_evaluations(folder),
             seeds=(run.seed, *(int(name.removeprefix("seed")) for name in siblings)),
-            co_trained_steps=steps if trained.adversary is not None else None,
+            co_trained_examples=co_trained_examples(trained, len(train_on)),
         ),
     )
+
+
+def recorded_evaluations(folder: Path) -> int | None:
+    """How often a run's own records asked the test set: rows of outcomes and of the last audit's table; None without a record.
+
+    A row is one attack at one eps on some or all test examples, clean images included.
+    """
+    paths, rows = RunPaths(folder), 0
+    if paths.evaluated.is_file() and paths.outcomes.is_file():
+        rows += len(read_verified(paths.outcomes)[0])
+    if paths.audit.is_file():
+        rows += len(read_json(paths.audit).get("audit", {}).get("attacks", ()))
+    return rows or None
 
 
 def payoffs_of_run(
@@ -145,6 +164,34 @@ def payoffs_of_run(
             cell = (adversary, defender, n, right, right / n, bounds.low, bounds.high)
             made.append(PayoffRecord(run.recipe, run.seed, found.eps, *cell))
     return made
+
+
+def co_trained_examples(trained: Trained, n: int) -> int | None:
+    """How many perturbed examples the co-trained adversary saw of a training set of n, repetitions counted; None without one."""
+    settings = trained.run.training
+    if trained.adversary is None:
+        return None
+    share = 1.0 if settings.mix == "both" else 1 - settings.clean_share
+    return round(share * trained.record.epochs * (n // settings.batch_size) * settings.batch_size)
+
+
+def best_responses_of(folder: Path, defender: nn.Module) -> list[Fresh]:
+    """The best responses to exactly this defender that `sparring exploit` left in a run's folder, the shortest first."""
+    found = []
+    for path in sorted(RunPaths(folder).best_responses.glob("*.safetensors")):
+        told = read_verified(path)[1]
+        if told.get("defender") == fingerprint([defender]):
+            found.append(Fresh(told["kind"], told["seed"], load_adversary(path), told["steps"], told["examples"]))
+    return sorted(found, key=lambda response: response.steps)
+
+
+def neighbours(folder: Path) -> dict[str, str]:
+    """The finished runs beside this one that its audit may use, by the digest of their defender: its seed's, its recipe's."""
+    here = folder.resolve()
+    around = [*here.parent.parent.glob(f"*/{here.name}"), *here.parent.glob("seed*")]
+    done = {run: RunPaths(run).done for run in sorted(set(around) - {here})}
+    found = {run: read_json(path) for run, path in done.items() if path.is_file()}
+    return {f"{run.parent.name}/{run.name}": told["defender_sha256"] for run, told in found.items()}
 
 
 def has_past(folder: Path) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sparring import recipes
 from sparring.auditing import LEVELS, Drop
@@ -17,10 +18,11 @@ from sparring.auditing.selftest import SELF
 from sparring.config import Run
 from sparring.evaluation import attacked, memory
 from sparring.experiment import history, load, load_data, train_run
-from sparring.records import OutPaths, PayoffRecord, RunPaths, read, read_json
+from sparring.game.checkpoint import write_verified
+from sparring.records import OutPaths, PayoffRecord, RunPaths, read, read_json, write_json
 from sparring.reproduction import audits
 from sparring.reproduction.audits import AuditPlan, audit_runs
-from sparring.targets import of_run, payoffs_of_run, spread
+from sparring.targets import of_run, payoffs_of_run, recorded_evaluations, spread
 from sparring.threat import ThreatModel
 
 TINY = replace(SELF, name="tiny", n=40, steps=5, queries=10, noise_draws=5, fresh_steps=5, surrogate_steps=5)
@@ -94,12 +96,27 @@ def test_a_subject_has_its_past_but_not_its_present(audited: Path) -> None:
     assert list(subject.history) == [Drop(look.step, look.fgsm, look.pgd) for look in memory.read_watch(folder)]
 
 
+def test_what_a_runs_records_asked_of_the_test_set_is_counted(audited: Path, tmp_path: Path) -> None:
+    shutil.copytree(OutPaths(audited).run("fgsm", 0).folder, tmp_path / "seed0")
+    paths = RunPaths(tmp_path / "seed0")
+    rows = len(read_json(paths.audit)["audit"]["attacks"])
+    assert rows > 5 and recorded_evaluations(paths.folder) == rows
+    write_verified(paths.outcomes, {"clean@0/sound": torch.ones(3, dtype=torch.bool)}, {"n": 3})
+    assert recorded_evaluations(paths.folder) == rows  # an evaluation that was stopped reports nothing
+    write_json(paths.evaluated, {})
+    assert recorded_evaluations(paths.folder) == of_run(paths.folder).provenance.test_evaluations == rows + 1
+    paths.audit.unlink()
+    paths.evaluated.unlink()
+    assert recorded_evaluations(paths.folder) is None
+
+
 def test_a_run_without_a_past_is_stamped_as_ever_and_has_no_payoffs(audited: Path) -> None:
     paths = OutPaths(audited).run("fgsm", 0)
     settings = {"level": "tiny", "eps": [], "full": False, "strict": False, "seed": 0}
     digest = load(paths.folder).record.defender_sha256
     stamp = read_json(paths.audit)["stamp"]
-    assert stamp == {"plan": settings, "defender": digest, "thresholds": stamp["thresholds"]}
+    around = {"neighbours": stamp["neighbours"], "best_responses": {}}
+    assert stamp == {"plan": settings, "defender": digest, "thresholds": stamp["thresholds"]} | around
     assert not paths.payoffs.exists() and status(paths)["G4"]["status"] == status(paths)["G6"]["status"] == "SKIP"
 
 
@@ -109,9 +126,9 @@ def test_only_what_changed_is_audited_again(audited: Path, tmp_path: Path, monke
     paths, made = OutPaths(out).run("gan_tanh", 0), list[str]()
     one = audits._one
 
-    def counted(run: Path, *rest: Any) -> Any:
+    def counted(run: Path, **rest: Any) -> Any:
         made.append(run.parent.name)
-        return one(run, *rest)
+        return one(run, **rest)
 
     monkeypatch.setattr(audits, "_one", counted)
     audit_runs(out, PLAN)

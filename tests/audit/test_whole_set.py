@@ -44,6 +44,14 @@ def test_the_whole_set_is_never_a_laxer_judge_of_the_audited_examples() -> None:
     assert after.survived < before.survived and after.survived <= 120 - len(e.indices)
 
 
+def test_attacks_on_the_whole_set_are_counted_once() -> None:
+    e = evidence()
+    before = over_all(e).attacks
+    assert len(e.fresh) == 1 and e.doubled.again and e.at(0.5).again and len(e.restarts(3)) == e.n
+    assert before == 6  # FGSM, fresh adversaries, APGD on three losses, Square
+    assert over_all(e).attacks == before + 1
+
+
 def test_a_model_that_is_random_on_purpose_is_refused() -> None:
     with pytest.raises(InputError, match="leave out full"):
         over_all(evidence(declared_random=True))

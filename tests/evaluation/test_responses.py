@@ -69,20 +69,22 @@ def test_the_kind_that_sees_the_input_only_is_that_of_exploitability_bit_for_bit
     assert torch.equal(before.survived, after.survived("x"))
 
 
-def test_twice_the_training_is_the_same_schedule_stretched_and_its_gain_has_an_interval(
+def test_twice_the_training_goes_on_at_half_the_rate_and_its_gain_has_an_interval(
     setting: tuple[nn.Module, Data],
 ) -> None:
     model, data = setting
     responses = found(setting, kinds=("x",))
-    assert [(r.seed, r.epochs) for r in responses.responses] == [(0, 2), (1, 2), (0, 4), (1, 4)]
-    longer = replace(SMALL, optimizer=replace(SMALL.optimizer, every=4))
-    adversary = fresh_adversary(model, data, ThreatModel(0.2, (D,)), seed=1, epochs=4, settings=longer)
-    threat = ThreatModel(0.2, (D,))
+    assert [(r.seed, r.epochs) for r in responses.responses] == [(0, 2), (0, 4), (1, 2), (1, 4)]
+    threat, again = ThreatModel(0.2, (D,)), replace(SMALL, optimizer=replace(SMALL.optimizer, lr=0.05))
+    start = fresh_adversary(model, data, threat, seed=1, epochs=2, settings=SMALL)
+    kept = {name: value.clone() for name, value in start.state_dict().items()}
+    adversary = fresh_adversary(model, data, threat, seed=1, epochs=2, settings=again, start=start)
+    assert all(torch.equal(value, kept[name]) for name, value in start.state_dict().items())
     by_hand = attacked(model, data, LearnedAttack(adversary, threat), threat)
     assert torch.equal(by_hand.correct, responses.responses[3].outcome.correct)
     (gain,) = responses.gains
     accuracies = [r.outcome.accuracy for r in responses.responses]
-    assert gain.gain == pytest.approx((sum(accuracies[:2]) - sum(accuracies[2:])) / 2)
+    assert gain.gain == pytest.approx((sum(accuracies[::2]) - sum(accuracies[1::2])) / 2)
     assert gain.interval.low <= gain.gain <= gain.interval.high and (gain.kind, gain.epochs) == ("x", 2)
     assert responses.accuracy("x") <= min(accuracies)
 
@@ -118,6 +120,15 @@ def test_adversaries_that_are_kept_are_not_trained_again(setting: tuple[nn.Modul
         setting[0].linears[0].bias.add_(1e-3)  # type: ignore[operator, union-attr]
     found(setting, kinds=("x", "xy"), double=False, folder=tmp_path, on_epoch=lambda e, p: epochs.append(e))
     assert len(epochs) == 16
+
+
+def test_bf16_casts_the_weights_anew_at_every_step_and_leaves_about_as_much(setting: tuple[nn.Module, Data]) -> None:
+    left = {
+        name: found(setting, kinds=("x",), double=False, epochs=20, batch_size=32, precision=name).accuracy()
+        for name in ("fp32", "bf16")
+    }
+    untrained = found(setting, kinds=("x",), double=False, epochs=1, batch_size=128).accuracy()
+    assert left["bf16"] == pytest.approx(left["fp32"], abs=0.1) and left["bf16"] < untrained - 0.1
 
 
 @pytest.mark.parametrize("kind", ["x", "xy", "xg"])

@@ -15,6 +15,7 @@ from fabricated_measurements import (
     GRID,
     RECIPES,
     N,
+    best_responses,
     calibration,
     epochs,
     example,
@@ -41,6 +42,7 @@ from sparring.records import (
     write,
     write_json,
 )
+from sparring.reproduction.responses import over_seeds
 
 TITLE = "FABRICATED TEST DATA, no measurement"
 
@@ -71,6 +73,9 @@ def write_folder(out: Path, *, seeds: int = 3, recipes: Sequence[str] = RECIPES,
     games = [recipe for recipe in recipes if recipe in GAMES]
     if games:
         write(paths.records("payoffs"), [p for recipe in games[:2] for p in payoffs(recipe, 0, range(5, 30, 5))])
+    responses = [r for recipe, seed in done for r in best_responses(recipe, seed, rng)]
+    write(paths.records("responses"), responses)
+    write(paths.records("gaps"), over_seeds(responses))
     write(paths.records("examples"), [example(k, rng) for k in range(6)])
     return out
 

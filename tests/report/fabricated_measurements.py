@@ -5,6 +5,7 @@ import random
 
 from sparring.records import (
     AccuracyRecord,
+    BestResponseRecord,
     BinRecord,
     CalibrationRecord,
     EpochRecord,
@@ -140,6 +141,43 @@ def payoffs(recipe: str, seed: int, epochs: range) -> list[PayoffRecord]:
             correct = round(n * rate)
             bounds = (correct / n, correct / n - 0.02, min(1.0, correct / n + 0.02))
             made.append(PayoffRecord(recipe, seed, 0.1, adversary, defender, n, correct, *bounds))
+    return made
+
+
+def best_responses(recipe: str, seed: int, rng: random.Random) -> list[BestResponseRecord]:
+    """Made up. The more an adversary sees, the less it leaves; the game's own adversary leaves nearly all."""
+    made, game = [], recipe in GAMES
+    for kind, share in (("x", 0.9), ("xy", 0.8), ("xg", 0.5)):
+        worst = round(N * (FRESH[recipe] * share + rng.gauss(0, 0.01))) / N
+        in_game = 0.97 if game else None
+        gap = None if in_game is None else in_game - worst
+        made.append(
+            BestResponseRecord(
+                recipe=recipe,
+                seed=seed,
+                kind=kind,
+                eps=0.1,
+                n=N,
+                epochs=28,
+                steps=28 * 117,
+                examples=28 * 117 * 512,
+                co_trained_examples=1_647_360 if game else None,
+                parameters=1_068_816,
+                left=(worst, min(1.0, worst + 0.01)),
+                worst=worst,
+                low=worst - 0.01,
+                high=worst + 0.01,
+                in_game=in_game,
+                gap=gap,
+                gap_low=None if gap is None else gap - 0.01,
+                gap_high=None if gap is None else gap + 0.01,
+                gain=0.012,
+                gain_low=0.008,
+                gain_high=0.016,
+                precision="bf16",
+                seconds=140.0,
+            )
+        )
     return made
 
 

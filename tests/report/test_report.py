@@ -26,6 +26,7 @@ import fabricated
 from sparring.errors import InputError, MissingExtra
 from sparring.records import (
     AccuracyRecord,
+    BestResponseRecord,
     CalibrationRecord,
     OutPaths,
     PayoffRecord,
@@ -277,6 +278,27 @@ def test_a_long_memory_is_thinned_on_the_page_and_none_shows_no_section(sketch: 
     assert 'id="memory"' not in html and "#memory" not in html
 
 
+def test_best_responses_stand_with_their_gap_by_what_they_see(out: Path, html: str) -> None:
+    gaps = {(s.recipe, s.attack, s.metric): s for s in read(OutPaths(out).records("gaps"), SummaryRecord)}
+    section = html[html.index('id="best-responses"') :]
+    body = re.findall(r"<tbody>(.*?)</tbody>", section, re.S)
+    assert len(re.findall("<tr>", body[0])) == len({recipe for recipe, _, _ in gaps})
+    row = next(row for row in re.findall(r"<tr>(.*?)</tr>", body[0], re.S) if "GAN tanh" in row)
+    for kind in ("x", "xy", "xg"):
+        for metric in ("best_response", "best_response_gap"):
+            assert f"{100 * gaps['gan_tanh', kind, metric].mean:.1f}" in row
+    assert "1.2" in row and "bf16, attacks in fp32" in section
+    records = read(OutPaths(out).records("responses"), BestResponseRecord)
+    assert len(re.findall("<tr>", body[1])) == len(records)
+    with (OutPaths(out).figures / "responses.csv").open(newline="") as file:
+        assert [float(row["worst"]) for row in csv.DictReader(file)] == [r.worst for r in records]
+
+
+def test_without_best_responses_there_is_no_table(sketch: Path) -> None:
+    OutPaths(sketch).records("responses").unlink()
+    assert 'id="best-responses"' not in rendered(sketch)
+
+
 def test_hostile_names_are_escaped(sketch: Path) -> None:
     evil = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
     paths = OutPaths(sketch)
@@ -315,7 +337,7 @@ def test_one_seed_shows_values_without_intervals_over_seeds(tmp_path: Path, monk
 
 
 RECORDS = ("results", "epochs", "calibration", "transfer", "exploitability")
-RECORDS += ("readings", "sweeps", "summary", "comparisons", "examples", "payoffs")
+RECORDS += ("readings", "sweeps", "summary", "comparisons", "examples", "payoffs", "responses", "gaps")
 NAMES = ("claims.json", "runs.jsonl", *(f"{name}.jsonl" for name in RECORDS))
 
 

@@ -3,7 +3,7 @@
 from sparring.auditing.audit import CHECKS, audit, audit_subject
 from sparring.auditing.check import TITLES, Check
 from sparring.auditing.levels import LEVELS, Level
-from sparring.auditing.subject import Claimed, Drop, Provenance, Subject
+from sparring.auditing.subject import Claimed, Drop, Fresh, Provenance, Subject
 from sparring.auditing.thresholds import Thresholds
 from sparring.auditing.verdict import Audit, Headline
 
@@ -15,6 +15,7 @@ __all__ = [
     "Check",
     "Claimed",
     "Drop",
+    "Fresh",
     "Headline",
     "Level",
     "Provenance",

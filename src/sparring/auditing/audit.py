@@ -23,8 +23,9 @@ from sparring.auditing.everything import over_all
 from sparring.auditing.evidence import Evidence
 from sparring.auditing.levels import Level, level_of
 from sparring.auditing.subject import Subject
+from sparring.auditing.suite import distinct
 from sparring.auditing.thresholds import Thresholds, shipped
-from sparring.auditing.verdict import AttackRow, Audit, Headline
+from sparring.auditing.verdict import AttackRow, Audit, Headline, SelfTest
 from sparring.data import Data, as_data
 from sparring.environment import commit
 from sparring.errors import InputError
@@ -91,13 +92,14 @@ def audit_subject(
     thresholds: Thresholds | None = None,
     keep_going: bool = False,
     checks: Mapping[str, Callable[[Evidence], Check]] | None = None,
-    self_test: Callable[[], str] | None = None,
+    self_test: Callable[[], SelfTest] | None = None,
     full: bool = False,
     notice: Callable[[str], None] = lambda text: None,
 ) -> Audit:
     """Audit a subject. `keep_going` makes the attacks although group I failed; `checks` stands in for `CHECKS`.
 
-    `full` takes the headline at the claimed eps over all test examples, unless it is withheld.
+    `full` takes the headline at the claimed eps over all test examples, unless it is withheld. A `self_test` that does not pass
+    withholds it.
     """
     started = time.perf_counter()
     subject = replace(subject, eps=_grid(subject.eps))
@@ -126,7 +128,7 @@ def audit_subject(
         attacks=_table(evidence, worst=attacked),
         headlines=headlines,
         strict=strict,
-        self_test=self_test() if self_test is not None else "not run",
+        self_test=self_test() if self_test is not None else None,
         seed=seed,
         commit=commit(),
         threat=recorded.recorded(evidence) if evidence.runs else {"eps": ", ".join(f"{v:g}" for v in subject.eps)},
@@ -192,8 +194,7 @@ def _checked(
 
 def _headlines(e: Evidence) -> tuple[Headline, ...]:
     def attacks(eps: float) -> int:
-        runs = {run.name for run in e.runs.values() if run.eps == eps and ", try " not in run.name}
-        return len(runs | {stage.attack for stage in e.worst.stages if stage.eps == eps})
+        return len(distinct(e.runs.values(), eps) | {stage.attack for stage in e.worst.stages if stage.eps == eps})
 
     return tuple(Headline(eps, e.n, float(e.standing(eps).sum()), attacks(eps)) for eps in e.subject.eps)
 

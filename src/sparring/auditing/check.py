@@ -63,6 +63,7 @@ class Check:
     evidence: str = ""
     advice: str = ""
     numbers: dict[str, Any] = field(default_factory=dict)
+    statistic: float | None = None  # what is compared with the threshold, in the threshold's own unit; None without one
 
     @property
     def group(self) -> str:

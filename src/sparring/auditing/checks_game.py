@@ -1,20 +1,31 @@
 """Group III: the game. Does the defender hold out only against the adversary that it trained with?"""
 
 import re
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from sparring.attacks import LearnedAttack
 from sparring.auditing.check import Check, Status, graded, percent, skip
 from sparring.auditing.evidence import Evidence
-from sparring.auditing.runs import judge
+from sparring.auditing.runs import AttackRun, judge
 from sparring.evaluation.statistics import wilson
 
 IN_GAME = "call it in-game accuracy, or by its attack"
+SEEING = {"x": "x", "xy": "the label", "xg": "the gradient", "xyg": "label and gradient"}
 NO_GAME = "no co-trained adversary given"
 NO_DATA = "no training data to train fresh adversaries on"
 _WEAK = re.compile(r"co-?trained|in-game|its (own )?adversary|single[- ]step|one[- ]step|\bfgsm\b", re.IGNORECASE)
 _ROBUST = re.compile(r"robust(ness)? (accuracy|to its)|\brobust:", re.IGNORECASE)
+_NOT = r"\b(not(?! (only|just|merely))|never|no(?! (less|doubt))|nor|cannot|\w+n['’]t)"
+_CALL = r"(call|name|label|report|quote|claim|describ|mistak|take|tak|mean)\w*"
+_FILL = r"(a|an|any|the|its|our|be|as|of|yet|real|really|true|truly|to|called|named|labell?ed|reported|quoted|claimed|evidence)"
+_DENIED = (
+    re.compile(  # "not robust accuracy", "never call in-game accuracy robust accuracy"; it ends where the phrase begins
+        rf"{_NOT}( {_FILL})*[ \"'“*_]*$|{_NOT}( \w+){{0,2}} {_CALL}\b[^.,;:!?]{{0,60}}$", re.IGNORECASE
+    )
+)
 
 
 def g1(e: Evidence) -> Check:
@@ -23,44 +34,45 @@ def g1(e: Evidence) -> Check:
         return skip("G1", NO_GAME)
     if not e.fresh:
         return skip("G1", NO_DATA, "pass train=")
-    worst = torch.stack([run.share for run in e.fresh]).amin(0)
-    left = float(worst.sum())
+    left = float(worst_of(e.fresh).sum())
     gap = e.own.survived - left
     status = graded(gap, e.images("G1", "pass"), e.images("G1", "warn"))
     each = sorted(100 * run.survived / e.n for run in e.fresh)
     seeds = f"{len(each)} fresh {'seed' if len(each) == 1 else 'seeds'} {each[0]:.1f}-{each[-1]:.1f}"
     low, high = wilson(round(left), e.n).low, wilson(round(left), e.n).high
     value = f"in-game {percent(e.own.survived, e.n)}, best response {percent(left, e.n)} [{100 * low:.1f}, {100 * high:.1f}]"
-    needed = e.subject.provenance.co_trained_steps or e.level.fresh_steps
-    short = len(each) < 3 or min(r.steps for r in e.responses) < needed
-    steps = "/".join(str(r.steps) for r in e.responses)
-    evidence = f"({seeds}; {steps} steps), gap {100 * gap / e.n:.1f} points"
+    seen, needed = min(r.examples for r in e.responses), e.subject.provenance.co_trained_examples
+    short = len(each) < 3 or needed is None or seen < needed
+    own = "" if needed is None else f", its own adversary {needed:,}"
+    evidence = f"({seeds}; {seen:,} examples seen in training{own}), gap {100 * gap / e.n:.1f} points"
     if status == "PASS" and short:
         status, evidence = "INFO", evidence + "; a short best response can fail this check, never pass it"
     advice = "say 'in-game accuracy'; report the worst case" if status in ("WARN", "FAIL") else ""
     return Check("G1", status, value, f"<= {e.images('G1', 'pass')} images", evidence, advice,
-                 {"in_game": e.own.survived, "best_response": left})  # fmt: skip
+                 {"in_game": e.own.survived, "best_response": left}, e.points(gap))  # fmt: skip
 
 
 def g2(e: Evidence) -> Check:
     """Learned against gradient attacks."""
     if not e.fresh:
         return skip("G2", NO_DATA, "pass train=")
-    left = float(torch.stack([run.share for run in e.fresh]).amin(0).sum())
-    value = f"best response {percent(left, e.n)}, strongest gradient attack {percent(float(e.white_worst.sum()), e.n)}"
+    left = {SEEING[kind]: worst_of(runs) for kind, runs in {"x": e.fresh, **e.informed}.items()}
+    said = ", ".join(f"seeing {what} {percent(float(share.sum()), e.n)}" for what, share in left.items())
+    value = f"best response {said}; strongest gradient attack {percent(float(e.white_worst.sum()), e.n)}"
     return Check("G2", "INFO", value, "", "the headline takes the minimum")
 
 
 def g3(e: Evidence) -> Check:
     """Training the best response twice as long gains nothing."""
-    if e.longer is None:
-        return skip("G3", NO_DATA, "pass train=")
-    gain = e.fresh[0].survived - e.longer.survived
+    if e.shorter is None or e.longer is None:
+        return skip("G3", NO_DATA if not e.fresh else "only one length of training is at hand", "pass train=")
+    gain = e.shorter.survived - e.longer.survived
     limit = e.images("G3", "pass")
     status: Status = "PASS" if gain <= limit else "WARN"
-    value = f"{percent(e.fresh[0].survived, e.n)}, then {percent(e.longer.survived, e.n)}"
+    value = f"{percent(e.shorter.survived, e.n)}, then {percent(e.longer.survived, e.n)}"
     advice = "" if status == "PASS" else "train longer: this is a lower bound on the adversary's strength"
-    return Check("G3", status, value, f"<= {limit} images", f"{e.responses[0].steps} steps, doubled", advice)
+    evidence = f"{e.longer.name}, beside {e.shorter.name}"
+    return Check("G3", status, value, f"<= {limit} images", evidence, advice, statistic=e.points(gain))
 
 
 def g4(e: Evidence) -> Check:
@@ -83,7 +95,8 @@ def g4(e: Evidence) -> Check:
     value = f"worst past adversary {percent(worst, e.n)}, current {percent(e.own.survived, e.n)}"
     status: Status = "WARN" if cycling else "PASS"
     advice = "cycling: train against a pool of past adversaries" if cycling else ""
-    return Check("G4", status, value, f"<= {e.images('G4', 'cycling')} images", "; ".join(rows), advice)
+    threshold = f"<= {e.images('G4', 'cycling')} images"
+    return Check("G4", status, value, threshold, "; ".join(rows), advice, statistic=e.points(e.own.survived - worst))
 
 
 def g5(e: Evidence) -> Check:
@@ -116,21 +129,28 @@ def g6(e: Evidence) -> Check:
     evidence = f"{len(history)} looks" + (
         f", {len(over)} over the limit, the first at step {min(over)}" if over else ""
     )
-    return Check("G6", status, value, f"<= {limit:g} points", evidence,
-                 "catastrophic overfitting: train with more steps" if status == "WARN" else "")  # fmt: skip
+    advice = "catastrophic overfitting: train with more steps" if status == "WARN" else ""
+    return Check("G6", status, value, f"<= {limit:g} points", evidence, advice, statistic=gap)
 
 
 def g7(e: Evidence, printed: str = "") -> Check:
     """'Robust accuracy' labels no in-game and no single-step number."""
-    bad = [text for text in [*e.subject.statements, *printed.splitlines()] if misnamed(text)]
+    given = e.subject.statements
+    given = [given] if isinstance(given, str) else [str(text) for text in given or ()]
+    bad = [text for text in [*given, *printed.splitlines()] if misnamed(text)]
     if bad:
         return Check("G7", "FAIL", f"{len(bad)} statements", "0", f"'{bad[0][:90]}'", IN_GAME)
-    return Check(
-        "G7", "PASS", f"{len(e.subject.statements)} statements, {len(printed.splitlines())} printed lines", "0"
-    )
+    return Check("G7", "PASS", f"{len(given)} statements, {len(printed.splitlines())} printed lines", "0")
+
+
+def worst_of(runs: Sequence[AttackRun]) -> Tensor:
+    """What survives all of them, (N,)."""
+    return torch.stack([run.share for run in runs]).amin(0)
 
 
 def misnamed(text: str) -> bool:
     """Whether a sentence calls an in-game or a single-step number robust, without denying it."""
-    withheld = "NOT CREDIBLE" in text or "withheld" in text
-    return bool(_ROBUST.search(text) and _WEAK.search(text)) and not withheld
+    text = " ".join(text.split())
+    if "NOT CREDIBLE" in text or "withheld" in text or not _WEAK.search(text):
+        return False
+    return any(not _DENIED.search(text[: found.start()]) for found in _ROBUST.finditer(text))

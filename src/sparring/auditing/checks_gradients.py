@@ -21,7 +21,8 @@ def s9(e: Evidence) -> Check:
         if status == "PASS"
         else "cross-entropy saturates or the gradient is cut: lower the temperature, use the margin"
     )
-    return Check("S9", status, f"{zero} of {e.n} images", f"<= {e.images('S9', 'pass')} images", advice=advice)
+    threshold = f"<= {e.images('S9', 'pass')} images"
+    return Check("S9", status, f"{zero} of {e.n} images", threshold, advice=advice, statistic=e.points(zero))
 
 
 def s10(e: Evidence) -> Check:
@@ -39,7 +40,8 @@ def s10(e: Evidence) -> Check:
         "autograd says zero, the outputs move" if found.vanishing else f"at h {found.h:g}, 32 images, 8 directions"
     )
     advice = "a part is detached, quantised or discontinuous: attack through a smooth stand-in" if bad else ""
-    return Check("S10", "FAIL" if bad else "PASS", value, f"<= {error:g}, >= {cosine:g}", evidence, advice)
+    threshold, numbers = f"<= {error:g}, >= {cosine:g}", {"cosine": found.cosine}
+    return Check("S10", "FAIL" if bad else "PASS", value, threshold, evidence, advice, numbers, found.error)
 
 
 def s11(e: Evidence) -> Check:
@@ -48,20 +50,21 @@ def s11(e: Evidence) -> Check:
         return skip("S11", "the defender is declared random: a point that broke once may not break again")
     lost = int((e.white.on_path & (e.white.share > 0.5)).sum())
     advice = "return the best point seen, not the last" if lost else ""
-    return Check("S11", "FAIL" if lost else "PASS", f"{lost} images", "0", f"{e.white.name}", advice)
+    return Check("S11", "FAIL" if lost else "PASS", f"{lost} images", "0", f"{e.white.name}, {_followed(e)}", advice)
 
 
 def s12(e: Evidence) -> Check:
     """The loss has stopped rising."""
     losses = e.white.losses
     if len(losses) < 20:
-        return skip("S12", f"{e.white.name} shows {len(losses)} looks at whole batches; 20 are needed")
+        return skip("S12", f"{e.white.name} looks at an image {len(losses)} times; 20 are needed; {_followed(e)}")
     extent = max(losses) - min(losses)
     change = 100 * (losses[-1] - losses[-11]) / extent if extent > 0 else 0.0
     limit = e.thresholds.of("S12", "pass")
     status: Status = "PASS" if change <= limit else "WARN"
     advice = "" if status == "PASS" else f"raise the steps to {2 * len(losses)}"
-    return Check("S12", status, f"{change:.1f} % of its range over the last 10 steps", f"<= {limit:g} %", advice=advice)
+    value = f"{change:.1f} % of its range over the last 10 steps"
+    return Check("S12", status, value, f"<= {limit:g} %", _followed(e), advice, statistic=change)
 
 
 def s13(e: Evidence) -> Check:
@@ -77,22 +80,23 @@ def s13(e: Evidence) -> Check:
     status: Status = "PASS" if share >= passing else "FAIL" if share < failing else "WARN"
     value = f"found on {found.found} of {found.n}, by noise on {found.by_noise}"
     advice = "" if status == "PASS" else "the attack cannot find what is there"
-    return Check("S13", status, value, f">= {passing:g} %", advice=advice)
+    return Check("S13", status, value, f">= {passing:g} %", advice=advice, statistic=share)
 
 
 def s17(e: Evidence) -> Check:
-    """A learned adversary that sees only x should not beat a gradient step."""
+    """A learned adversary that sees only x should not beat a gradient step by much; on undefended models it may by a little."""
     if not e.learned:
         return skip("S17", "no learned adversary: no training data to train one on", "pass train=")
     best = min(e.learned, key=lambda run: run.survived)
     a, b = (run.share.double().numpy()[None] for run in (e.single, best))
     gap = paired_bootstrap(a, b, seed=e.seed)
     value = f"FGSM {percent(e.single.survived, e.n)}, {best.name} {percent(best.survived, e.n)}"
-    threshold = f"difference in [{100 * gap.low:.1f}, {100 * gap.high:.1f}] points"
-    if gap.low <= 0:
-        return Check("S17", "INFO", value, threshold)
+    limit, low = e.thresholds.of("S17", "warn"), 100 * gap.low
+    threshold = f"the difference, in [{low:.1f}, {100 * gap.high:.1f}] points, surely > {limit:g}"
+    if low <= limit:
+        return Check("S17", "INFO", value, threshold, statistic=low)
     advice = "less information wins: look for batch norm in training mode, softmax twice, another pixel scale"
-    return Check("S17", "WARN", value, threshold, _readings(e), advice)
+    return Check("S17", "WARN", value, threshold, _readings(e), advice, statistic=low)
 
 
 def s18(e: Evidence) -> Check:
@@ -103,6 +107,15 @@ def s18(e: Evidence) -> Check:
         return skip("S18", "every gradient is zero")
     low = float(torch.quantile(found, 0.05))
     return Check("S18", "INFO", f"cosine {float(found.mean()):.2f} on average, 5th percentile {low:.2f}")
+
+
+def _followed(e: Evidence) -> str:
+    """How much of the white box's path was seen."""
+    if not e.white.rows:
+        return "no pass over the model was seen"
+    if not e.white.lost:
+        return f"all {e.white.rows} example passes followed"
+    return f"{e.white.lost} of {e.white.rows} example passes could not be followed"
 
 
 def _readings(e: Evidence) -> str:

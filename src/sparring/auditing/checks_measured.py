@@ -71,6 +71,7 @@ def i2(e: Evidence) -> Check:
         f"0, {limit:g}",
         ", ".join(f"batches of {name}: {n}" if name != "shuffled" else f"shuffled: {n}" for name, n in changed.items()),
         "an example's answer must depend on that example alone" if bad else "",
+        statistic=moved,
     )
 
 
@@ -90,7 +91,7 @@ def i3(e: Evidence) -> Check:
             "I3", "PASS" if enough else "FAIL", value, f">= {e.thresholds.of('I3', 'draws'):g} draws", evidence
         )
     advice = "" if same else "if the model is random on purpose, pass declared_random=True"
-    return Check("I3", "PASS" if same else "FAIL", value, f"0, {limit:g}", advice=advice)
+    return Check("I3", "PASS" if same else "FAIL", value, f"0, {limit:g}", advice=advice, statistic=moved)
 
 
 def i4(e: Evidence) -> Check:
@@ -176,14 +177,15 @@ def i7(e: Evidence) -> Check:
         dataclasses.is_dataclass(attack) and getattr(attack, "keep", None) == "best"
     ):  # the first hit is near the boundary
         last: Attack = dataclasses.replace(attack, keep="last", restarts=1)
-        images.append(e.run(f"{e.white.name}, last iterate", "cross-entropy", last, eps=eps).x_adv)
+        images.append(e.run(f"{e.white.name}, last iterate", "cross-entropy", last, eps=eps, again=True).x_adv)
     shares = [e.verdict(_rounded(x_adv, e.x, eps), e.y).share for x_adv in images]
     after = float(torch.stack([e.clean.share, *shares]).amin(0).sum())
     limit = e.images("I7", "warn")
     status: Status = "WARN" if after - before.survived > limit else "INFO"
     value = f"{percent(after, e.n)} after rounding, {percent(before.survived, e.n)} before, at {levels} levels"
     advice = "the attack lives between grey levels: name the precision of the input" if status == "WARN" else ""
-    return Check("I7", status, value, f"change <= {limit} images", advice=advice)
+    change = e.points(after - before.survived)
+    return Check("I7", status, value, f"change <= {limit} images", advice=advice, statistic=change)
 
 
 def i8(e: Evidence) -> Check:

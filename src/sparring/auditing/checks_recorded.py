@@ -10,16 +10,21 @@ from sparring import modes
 from sparring.attacks import Attack
 from sparring.auditing.check import Check, Status
 from sparring.auditing.evidence import Evidence
+from sparring.auditing.runs import AttackRun
 from sparring.data import Data
 from sparring.threat import ThreatModel
+
+BLACK = "black-box"
 
 
 def i9(e: Evidence) -> Check:
     """Data, their fingerprint, duplicates between training and test, and whether attacks use the true labels."""
     counts = e.y.bincount(minlength=e.data.n_classes).tolist()
     evidence = f"SHA-256 {e.subject.data.fingerprint[:12]}, classes {min(counts)} to {max(counts)} images"
-    if ignores_labels(e.white_box, e.data):
+    predicted, note = ignores_labels(e.white_box, e.data)
+    if predicted:
         return Check("I9", "FAIL", "predicted labels", "true labels", evidence, "attack the true label, not the answer")
+    evidence += f"; {note}" if note else ""
     if e.subject.train is None:
         return Check("I9", "PASS", f"N = {e.n}", "", evidence + "; no training data given, duplicates not looked for")
     known = _hashes(e.subject.train)
@@ -29,7 +34,7 @@ def i9(e: Evidence) -> Check:
     status: Status = "WARN" if share > limit else "PASS"
     advice = "remove test images that the model was trained on" if status == "WARN" else ""
     return Check("I9", status, f"N = {e.n}, {twice} of {len(e.subject.data)} test images in training",
-                 f"<= {limit:g} %", evidence, advice)  # fmt: skip
+                 f"<= {limit:g} %", evidence, advice, statistic=share)  # fmt: skip
 
 
 def i10(e: Evidence) -> Check:
@@ -40,12 +45,13 @@ def i10(e: Evidence) -> Check:
         advice = "state it, or use an attack whose passes a hook can count"
         return Check("I10", "FAIL", f"missing: {', '.join(missing)}", "nothing missing", "", advice, record)
     text = f"l_inf, eps {e.eps:g} of a pixel range 0..1, {record['knowledge']}"
-    return Check("I10", "PASS", text, "nothing missing", f"{record['passes']} example passes", numbers=record)
+    scores = "; the white box asks for no gradient: it sees scores only" if record["knowledge"] == BLACK else ""
+    return Check("I10", "PASS", text, "nothing missing", f"{record['passes']} example passes{scores}", numbers=record)
 
 
 def recorded(e: Evidence) -> dict[str, object]:
     """The threat model as measured and as stated."""
-    runs = list(e.runs.values())
+    white, runs = e.white, list(e.runs.values())
     trained = (
         f"{len(e.training_data)} examples of {e.training_data.name}" if e.training_data else "no adversary trained"
     )
@@ -53,8 +59,8 @@ def recorded(e: Evidence) -> dict[str, object]:
         "norm": "l_inf",
         "eps": ", ".join(f"{eps:g}" for eps in e.subject.eps),
         "pixel scale": "0..1",
-        "knowledge": "white-box",
-        "steps": round(e.white.backwards / max(1, int(e.white.attacked.sum())), 1),
+        "knowledge": knowledge(white),
+        "steps": _steps(white),
         "restarts": f"{e.level.restarts}",
         "queries": f"{e.level.queries}",
         "averaging": f"{e.draws} draws" if e.subject.declared_random else "none: deterministic",
@@ -65,8 +71,23 @@ def recorded(e: Evidence) -> dict[str, object]:
     }
 
 
-def ignores_labels(attack: Callable[[ThreatModel], Attack], data: Data) -> bool:
-    """Whether an attack, on a linear classifier with known gradients, does the same whatever labels it is given."""
+def knowledge(run: AttackRun) -> str:
+    """What an attack asked for, by the passes that were counted: gradients, scores, or nothing, which is no threat model."""
+    return "white-box" if run.backwards else BLACK if run.forwards else ""
+
+
+def _steps(run: AttackRun) -> float | str:
+    """Gradients per example; empty for an attack that made no pass."""
+    if not run.backwards:
+        return "0 gradients" if run.forwards else ""
+    return float(f"{run.backwards / max(1, int(run.attacked.sum())):.4g}")
+
+
+def ignores_labels(attack: Callable[[ThreatModel], Attack], data: Data) -> tuple[bool, str]:
+    """Whether an attack asks a linear classifier and does the same whatever labels it is given; and what else there is to say.
+
+    An attack that asks nothing cannot follow predicted labels.
+    """
     threat = ThreatModel(0.05, data.shape)
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(32, *data.shape, generator=generator).to(data.images.device)
@@ -75,13 +96,20 @@ def ignores_labels(attack: Callable[[ThreatModel], Attack], data: Data) -> bool:
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
         answers = model(x).argmax(-1)
-    found = []
+    found, asked = list[Tensor](), list[nn.Module]()
+    for module in model.modules():
+        module.register_forward_pre_hook(lambda module, _: asked.append(module))
     for labels in (answers, answers, (answers + 1) % data.n_classes):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            fresh = attack(threat)
-            found.append(_run_once(fresh, model, x, labels))
-    return bool(torch.equal(found[0], found[1]) and torch.equal(found[0], found[2]))
+            try:
+                found.append(_run_once(attack(threat), model, x, labels))
+            except Exception as problem:  # anyone's attack may ask anything of a model
+                return False, f"use of labels could not be tried: {_line(problem)}"
+    if not torch.equal(found[0], found[1]):
+        return False, "use of labels could not be tried: the attack does not repeat itself"
+    same = torch.equal(found[0], found[2])
+    return same and bool(asked), "the attack needs neither labels nor the model" if same else ""
 
 
 def _run_once(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -90,6 +118,11 @@ def _run_once(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             value.seek(0)
     with modes.frozen(model):
         return attack(model, x.clone(), y.clone()).detach()
+
+
+def _line(problem: Exception) -> str:
+    """What went wrong, in one short line."""
+    return (str(problem).splitlines() or [""])[0][:80] or type(problem).__name__
 
 
 def _hashes(data: Data, *, unique: bool = True) -> "set[bytes] | list[bytes]":

@@ -42,12 +42,12 @@ def t4(e: Evidence) -> Check:
     known = e.subject.provenance
     if known.selection is None:
         return skip("T4", "it is not stated how the model was chosen")
-    if known.selection == "test":
-        return Check("T4", "FAIL", "selected on the test set", "validation split", "", "select on a validation split")
     asked = known.test_evaluations
-    evidence = (
-        "evaluations on the test set are not counted" if asked is None else f"{asked} evaluations on the test set"
-    )
+    evidence = "test-set evaluations not counted" if asked is None else f"{asked} evaluations on the test set"
+    if known.selection == "test":
+        return Check(
+            "T4", "FAIL", "selected on the test set", "validation split", evidence, "select on a validation split"
+        )
     words = {"none": "nothing was selected", "training": "stopped by the training loss"}
     return Check("T4", "PASS", words.get(known.selection, f"selected on {known.selection}"), "not on test", evidence)
 

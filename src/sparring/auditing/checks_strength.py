@@ -9,7 +9,7 @@ import torch
 from sparring.auditing.check import Check, Status, graded, percent, skip
 from sparring.auditing.evidence import Evidence
 from sparring.auditing.suite import KINDS, kind_of
-from sparring.evaluation.statistics import wilson
+from sparring.evaluation.statistics import mcnemar, wilson
 
 STRONGER = "use more steps, another step size, the margin loss, or another start"
 
@@ -19,8 +19,9 @@ def s1(e: Evidence) -> Check:
     gap = e.white.survived - e.single.survived
     status = graded(gap, e.images("S1", "pass"), e.images("S1", "warn"))
     return _pair(
-        "S1", status, e, e.white.survived, "PGD", e.single.survived, "FGSM", f"<= {e.images('S1', 'pass')} images"
-    )
+        "S1", status, e, e.white.survived, "PGD", e.single.survived, "FGSM", f"<= {e.images('S1', 'pass')} images",
+        statistic=e.points(gap),
+    )  # fmt: skip
 
 
 def s2(e: Evidence) -> Check:
@@ -31,11 +32,20 @@ def s2(e: Evidence) -> Check:
         gain = max(0, math.floor(e.white.survived - e.doubled.survived - e.spread(e.white, e.doubled)))
     lost = e.doubled.survived - e.white.survived
     status = graded(gain, e.images("S2", "pass"), e.images("S2", "warn"))
-    if lost > e.images("S2", "reverse"):
+    if lost > e.images("S2", "reverse") and _surely_worse(e):
         status = "FAIL"
     threshold = f"gain <= {e.images('S2', 'pass')} images, loss <= {e.images('S2', 'reverse')}"
     check = _pair("S2", status, e, e.white.survived, "T steps", e.doubled.survived, "2T", threshold)
-    return replace(check, value=f"{check.value}: gain {gain:.3g} images beyond the restarts, raw {-lost:+.3g}")
+    value = f"{check.value}: gain {gain:.3g} images beyond the restarts, raw {-lost:+.3g}"
+    return replace(check, value=value, statistic=e.points(gain))
+
+
+def _surely_worse(e: Evidence) -> bool:
+    """Whether chance alone would hardly leave that many more images to twice the steps: two raw runs start at random."""
+    if e.subject.declared_random:
+        return e.doubled.survived - e.white.survived > e.spread(e.white, e.doubled)
+    before, after = (run.share.numpy() > 0.5 for run in (e.white, e.doubled))
+    return mcnemar(before, after).p_value < 1 - e.thresholds.of("S2", "confidence")
 
 
 def s3(e: Evidence) -> Check:
@@ -52,7 +62,8 @@ def s3(e: Evidence) -> Check:
     status: Status = "PASS" if gains[-1] <= limit else "WARN"
     value = f"{percent(first, e.n)} after 1, {percent(after, e.n)} after {n}"
     advice = "" if status == "PASS" else f"raise the restarts above {n}"
-    return Check("S3", status, value, f"<= {limit} images", f"last doubling gained {gains[-1]:g} images", advice)
+    evidence = f"last doubling gained {gains[-1]:g} images"
+    return Check("S3", status, value, f"<= {limit} images", evidence, advice, statistic=e.points(gains[-1]))
 
 
 def s4(e: Evidence) -> Check:
@@ -67,9 +78,9 @@ def s4(e: Evidence) -> Check:
     status = graded(rise, e.images("S4", "pass"), e.images("S4", "warn"))
     evidence = ", ".join(f"{eps:g}: {percent(v, e.n)}" for eps, v in zip((0.0, *grid), curve, strict=True))
     value = f"largest rise {rise:g} images" + (f" at {where:g}" if rise else "")
-    return Check(
-        "S4", status, value, f"<= {e.images('S4', 'pass')} images", evidence, STRONGER if status != "PASS" else ""
-    )
+    advice = STRONGER if status != "PASS" else ""
+    threshold = f"<= {e.images('S4', 'pass')} images"
+    return Check("S4", status, value, threshold, evidence, advice, statistic=e.points(rise))
 
 
 def s5(e: Evidence) -> Check:
@@ -85,7 +96,9 @@ def s5(e: Evidence) -> Check:
         f", <= {e.images('S5', 'full')} images" if several else ", one class only"
     )
     advice = "the gradient is masked: attack without it, or through a smooth stand-in" if bad else ""
-    return Check("S5", "FAIL" if bad else "PASS", value, threshold, "without grey and swap images", advice)
+    statistic = e.points(full if several else half)  # at eps 1, unless one class is all there is
+    return Check("S5", "FAIL" if bad else "PASS", value, threshold, "without grey and swap images", advice,
+                 {"half": half, "full": full, "limit": limit}, statistic)  # fmt: skip
 
 
 def s6(e: Evidence) -> Check:
@@ -93,22 +106,28 @@ def s6(e: Evidence) -> Check:
     runs = e.black_box
     lowest = torch.stack([run.share for run in runs]).amin(0)
     alone = int((e.insisted - lowest >= 0.5).sum())
-    beside = f", {int((e.white_worst - lowest >= 0.5).sum())} beside all gradient attacks" if e.level.headline else ""
+    beyond = int((e.white_worst - lowest >= 0.5).sum()) if e.level.headline else None
+    beside = "" if beyond is None else f", {beyond} beside all gradient attacks"
     by = {run.name: int((e.insisted - run.share >= 0.5).sum()) for run in runs}
     passing, warning = e.images("S6", "pass"), e.images("S6", "warn")
     status = graded(alone, passing, warning)
     evidence = ", ".join(f"{name}: {n}" for name, n in by.items() if n) or "none of " + ", ".join(by)
     value = f"{alone} images ({percent(alone, e.n)}) broken only without the gradient{beside}"
     advice = "the gradient misleads: " + STRONGER if status != "PASS" else ""
-    return Check("S6", status, value, f"<= {passing}, <= {warning} images", evidence, advice, {"by": by})
+    numbers = {"by": by, "beyond_white_box": alone, "beyond_all_gradient_attacks": beyond}
+    return Check("S6", status, value, f"<= {passing}, <= {warning} images", evidence, advice, numbers, e.points(alone))
 
 
 def s7(e: Evidence) -> Check:
     """Random noise is weaker than the white box."""
-    bad = e.noise.survived < e.white.survived
-    return _pair(
-        "S7", "FAIL" if bad else "PASS", e, e.noise.survived, "noise", e.white.survived, "white box", "noise >= PGD"
-    )
+    runs = [e.noise, *([] if e.subject.declared_random else e.more_noise)]  # of noisy shares the least is too small
+    left = float(torch.stack([run.share for run in runs]).amin(0).sum())
+    bad = left < e.white.survived
+    check = _pair(
+        "S7", "FAIL" if bad else "PASS", e, left, "noise", e.white.survived, "white box", "noise >= PGD",
+        statistic=e.points(e.white.survived - left),
+    )  # fmt: skip
+    return replace(check, evidence=f"{check.evidence}; {' and '.join(run.name for run in runs)}")
 
 
 def s8(e: Evidence) -> Check:
@@ -124,11 +143,10 @@ def s8(e: Evidence) -> Check:
         e.margin.survived,
         "margin",
         f"<= {e.images('S8', 'pass')} images",
+        statistic=e.points(gap),
     )
-    if status == "PASS":
-        return check
     advice = "cross-entropy saturates: use the margin or DLR loss"
-    return Check("S8", status, check.value, check.threshold, check.evidence, advice)
+    return check if status == "PASS" else replace(check, advice=advice)
 
 
 def s14(e: Evidence) -> Check:
@@ -139,7 +157,8 @@ def s14(e: Evidence) -> Check:
     limit = e.images("S14", "pass")
     status: Status = "PASS" if left <= limit else "WARN"
     advice = "" if status == "PASS" else "eps is too small to tell defences apart, or the attack is too weak"
-    return Check("S14", status, f"the twin keeps {percent(left, e.n)}", f"<= {limit} images", advice=advice)
+    value = f"the twin keeps {percent(left, e.n)}"
+    return Check("S14", status, value, f"<= {limit} images", advice=advice, statistic=e.points(left))
 
 
 def s15(e: Evidence) -> Check:
@@ -162,8 +181,9 @@ def s16(e: Evidence) -> Check:
     bad = ours > left + slack
     value = f"ours {percent(ours, e.n)}, AutoAttack {percent(left, e.n)}"
     return Check(
-        "S16", "FAIL" if bad else "PASS", value, f"<= {slack} images more", advice="our suite is weaker" if bad else ""
-    )
+        "S16", "FAIL" if bad else "PASS", value, f"<= {slack} images more", advice="our suite is weaker" if bad else "",
+        statistic=e.points(ours - left),
+    )  # fmt: skip
 
 
 def budget_grid(eps: float) -> tuple[float, ...]:
@@ -176,10 +196,20 @@ def budget_grid(eps: float) -> tuple[float, ...]:
     return tuple(round(f * eps, 10) if f != 1 else eps for f in factors if f * eps < 1) + (1.0,)
 
 
-def _pair(id: str, status: Status, e: Evidence, a: float, of_a: str, b: float, of_b: str, threshold: str) -> Check:
+def _pair(
+    id: str,
+    status: Status,
+    e: Evidence,
+    a: float,
+    of_a: str,
+    b: float,
+    of_b: str,
+    threshold: str,
+    statistic: float | None = None,
+) -> Check:
+    """Two counts beside each other, with their intervals."""
     value = f"{of_a} {percent(a, e.n)}, {of_b} {percent(b, e.n)}"
     low, high = (wilson(round(v), e.n) for v in (a, b))
     evidence = f"[{100 * low.low:.1f}, {100 * low.high:.1f}] and [{100 * high.low:.1f}, {100 * high.high:.1f}]"
-    return Check(
-        id, status, value, threshold, evidence, STRONGER if status in ("WARN", "FAIL") else "", {of_a: a, of_b: b}
-    )
+    advice = STRONGER if status in ("WARN", "FAIL") else ""
+    return Check(id, status, value, threshold, evidence, advice, {of_a: a, of_b: b}, statistic)

@@ -23,8 +23,13 @@ def over_all(e: Evidence) -> Headline:
     e.notice(f"worst case over all {len(e.subject.data)} examples")
 
     def attacks(threat: ThreatModel) -> list[tuple[str, Attack]]:
-        learned = [(name, LearnedAttack(a.adversary, threat)) for name, a in e.subject.learned.items()]
-        fresh = [(f"fresh {i + 1}", LearnedAttack(r.adversary, threat)) for i, r in enumerate(e.responses)]
+        learned = [(f"adversary of {k}", LearnedAttack(a.adversary, threat)) for k, a in e.subject.learned.items()]
+        fresh = [(f"fresh adversary {i + 1}", LearnedAttack(r.adversary, threat)) for i, r in enumerate(e.responses)]
+        fresh += [
+            (f"best response {r.kind} {r.seed}", LearnedAttack(r.adversary, threat))
+            for r in e.subject.fresh
+            if r.kind != "x"
+        ]
         gradient = suite.headline(e.level, e.data.n_classes, claimed=-1.0)(threat)
         given = e.subject.adversary
         network = given.adversary if isinstance(given, LearnedAttack) else given
@@ -36,5 +41,6 @@ def over_all(e: Evidence) -> Headline:
     worst = worst_case(e.target, data, (e.eps,), attacks, batch_size=BATCH, store=store, seed=e.seed)
     survived = worst.robust[0].float()
     survived[e.indices] = torch.minimum(survived[e.indices], e.standing(e.eps).cpu())
-    names = {s.attack for s in worst.stages if s.eps > 0} | {run.name for run in e.runs.values()}
+    stages = [stage.attack for stage in worst.stages if stage.eps == e.eps]
+    names = suite.distinct(e.runs.values(), e.eps) | {suite.attack_of(name) for name in stages}
     return Headline(e.eps, len(data), float(survived.sum()), len(names))

@@ -24,6 +24,7 @@ from sparring.threat import ThreatModel
 
 RETRIES = 6  # of the white box, on images that another attack broke
 FEW = 0.05  # of N: as many images are worth a retry
+DRAWS, MANY = 100, 100  # of noise on every image; images that meet more where a level asks for more
 
 
 class Evidence(Opponents):
@@ -70,9 +71,10 @@ class Evidence(Opponents):
         """PGD-2T."""
         attack: Attack = self.pgd(self.threat(), 2 * self.level.steps, name="doubled")
         own = self.white_box(self.threat())
+        again = isinstance(own, PGD)
         if isinstance(own, PGD):
             attack = replace(own, steps=2 * own.steps, step_size=None)
-        return self.run(f"PGD-{2 * self.level.steps} cross-entropy", "cross-entropy", attack)
+        return self.run(f"PGD-{2 * self.level.steps} cross-entropy", "cross-entropy", attack, again=again)
 
     @cached_property
     def margin(self) -> AttackRun:
@@ -83,14 +85,14 @@ class Evidence(Opponents):
     def restarts(self, n: int) -> Tensor:
         """The shares after n runs of PGD-T, the white-box run being the first."""
         attack = self.pgd(self.threat(), self.level.steps, restarts=max(1, n - 1), name="restarts")
-        found = self.run(f"{n - 1} restarts", "cross-entropy", attack, only=self.white.share > 0)
+        found = self.run(f"{n - 1} restarts", "cross-entropy", attack, only=self.white.share > 0, again=True)
         return torch.minimum(self.white.share, found.share)
 
     def at(self, eps: float) -> AttackRun:
         """The raw white-box run at another eps, grey and swap images not among it."""
         if eps == self.eps:
             return self.white
-        return self.run(f"white box at {eps:g}", "cross-entropy", self.white_box(self.threat(eps)), eps=eps)
+        return self.run(f"white box at {eps:g}", "cross-entropy", self.white_box(self.threat(eps)), eps=eps, again=True)
 
     @cached_property
     def white_worst(self) -> Tensor:
@@ -135,7 +137,7 @@ class Evidence(Opponents):
                 start = (self.x + way * (found.to(self.x) - self.x))[beaten.to(self.device)]
                 attack = suite.From(self.threat(), start, self.level.steps)
             name += "" if others is self.black_box else " after 2T"
-            left = torch.minimum(left, self.run(name, "cross-entropy", attack, only=beaten).share)
+            left = torch.minimum(left, self.run(name, "cross-entropy", attack, only=beaten, again=True).share)
         return left
 
     # attacks without the gradient, on what the white box left
@@ -149,6 +151,7 @@ class Evidence(Opponents):
             self.run(f"Square, {queries} queries", "score-based", suite.score_based(threat, queries), only=left),
             self.run(f"RayS, {queries} queries", "hard-label", suite.hard_label(threat, queries), only=left),
             self.noise,
+            *self.more_noise,
         ]
         for name, source in self.sources.items():
             attack = Transferred(source, suite.pgd(threat, 20, loss="margin", name="transfer"))
@@ -158,13 +161,25 @@ class Evidence(Opponents):
     @cached_property
     def noise(self) -> AttackRun:
         """Random points of the ball, the worst of many."""
-        draws = min(self.level.noise_draws, 100)
+        draws = min(self.level.noise_draws, DRAWS)
         run = self.run(f"noise, {draws} draws", "noise", suite.Draws(self.threat(), draws), record=True)
         if self.subject.declared_random:
             return run
         return replace(
             run, share=torch.where(run.on_path, 0.0, run.share)
         )  # the same, unless the model is random in secret
+
+    @cached_property
+    def more_noise(self) -> list[AttackRun]:
+        """Many more draws on the first images that withstand the white box and the noise; none at levels without."""
+        draws = self.level.noise_draws
+        left = ((self.white.share > 0) & (self.noise.share > 0)).nonzero().squeeze(1)[:MANY]
+        if draws <= DRAWS or not len(left):
+            return []
+        only = torch.zeros(self.n, dtype=torch.bool).index_fill(0, left, True)
+        attack = suite.Draws(self.threat(), draws, at_once=max(1, BATCH // (len(left) * self.draws)))
+        name = f"noise, {draws} draws on {len(left)} images"
+        return [self.run(name, "noise", attack, only=only, again=True)]
 
     @cached_property
     def twin_survives(self) -> float:

@@ -64,6 +64,10 @@ class Ground:
         """A threshold in images."""
         return images(self.thresholds.of(check, name), self.n)
 
+    def points(self, count: float) -> float:
+        """So many images in percentage points."""
+        return 100 * count / self.n
+
     def verdict(self, x: Tensor, y: Tensor) -> Verdict:
         """The model's answers, over draws where it is random."""
         return judge(self.model, x, y, draws=self.draws, batch_size=BATCH)
@@ -112,7 +116,7 @@ class Ground:
         only: Tensor | None = None,
         **more: bool,
     ) -> AttackRun:
-        """Run an attack once under this name."""
+        """Run an attack once under this name; `more` goes to `execute`."""
         if name not in self.runs:
             self.notice(name)
             self.runs[name] = execute(

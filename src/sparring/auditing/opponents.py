@@ -1,5 +1,6 @@
 """Opponents that learn: best responses, the co-trained adversary, other models to transfer from. Each is trained once."""
 
+from collections.abc import Sequence
 from functools import cached_property
 
 from torch import nn
@@ -9,6 +10,7 @@ from sparring.attacks import LearnedAttack
 from sparring.auditing.ground import Ground
 from sparring.auditing.responses import Response, longer, respond, surrogate
 from sparring.auditing.runs import AttackRun
+from sparring.auditing.subject import Fresh
 
 
 class Opponents(Ground):
@@ -28,7 +30,9 @@ class Opponents(Ground):
 
     @cached_property
     def responses(self) -> list[Response]:
-        """Best responses: fresh adversaries against the frozen model."""
+        """Best responses that see x only: those at hand, the longest training of each seed, else fresh ones trained here."""
+        if given := longest(self.subject.fresh, "x"):
+            return [Response(r.adversary.to(self.device), r.steps, r.examples) for r in given]
         if self.training_data is None:
             return []
         found = []
@@ -55,8 +59,34 @@ class Opponents(Ground):
         ]
 
     @cached_property
+    def informed(self) -> dict[str, list[AttackRun]]:
+        """The best responses at hand that see more than x, by kind."""
+        kinds = dict.fromkeys(r.kind for r in self.subject.fresh if r.kind != "x")
+        return {
+            kind: [
+                self.run(f"best response {kind} {r.seed}", "learned", LearnedAttack(r.adversary, self.threat()))
+                for r in longest(self.subject.fresh, kind)
+            ]
+            for kind in kinds
+        }
+
+    @cached_property
+    def shorter(self) -> AttackRun | None:
+        """The first best response after half the training of `longer`."""
+        known = [r for r in self.subject.fresh if r.kind == "x"]
+        if not known:
+            return self.fresh[0] if self.fresh else None
+        half = [r for r in known if r.seed == known[0].seed and r.steps < self.responses[0].steps]
+        if not half:
+            return None
+        attack = LearnedAttack(half[-1].adversary.to(self.device), self.threat())
+        return self.run("fresh adversary 1, half as long", "learned", attack)
+
+    @cached_property
     def longer(self) -> AttackRun | None:
-        """The first best response, trained twice as long."""
+        """The first best response, trained twice as long as `shorter`."""
+        if longest(self.subject.fresh, "x"):
+            return self.fresh[0]
         if not self.responses or self.training_data is None:
             return None
         more = longer(
@@ -86,3 +116,12 @@ class Opponents(Ground):
             for name, attack in self.subject.learned.items()
         ]
         return [*self.fresh, *given, *([self.own] if self.own else [])]
+
+
+def longest(fresh: Sequence[Fresh], kind: str) -> list[Fresh]:
+    """The longest training of each seed of a kind."""
+    found: dict[int, Fresh] = {}
+    for response in fresh:
+        if response.kind == kind and response.steps > (found[response.seed].steps if response.seed in found else 0):
+            found[response.seed] = response
+    return list(found.values())

@@ -48,6 +48,9 @@ class AttackRun:
     changed: bool
     on_path: Tensor  # (N,) bool: broken on the way
     losses: tuple[float, ...] = field(repr=False, default=())
+    rows: int = 0  # example passes that were looked at on the way
+    lost: int = 0  # of them, those that could not be traced to one example
+    again: bool = False  # an attack that ran before: with other starts, more steps, another eps
 
     @property
     def survived(self) -> float:
@@ -84,16 +87,17 @@ def execute(
     clean: Tensor,
     only: Tensor | None = None,
     record: bool = False,
+    again: bool = False,
     seed: int = 0,
     batch_size: int = 500,
 ) -> AttackRun:
     """Run `attack` against `target` on the examples `only` (N,), all by default; `clean` (N,) is the share that is right clean.
 
-    `record` also looks at every point on the attack's path.
+    `record` also looks at every point on the attack's path; `again` notes that this is no attack of its own.
     """
     attacked = torch.ones(len(y), dtype=torch.bool) if only is None else only.cpu()
     x_adv, on_path = x.clone(), torch.zeros(len(y), dtype=torch.bool)
-    losses: list[list[float]] = []
+    paths: list[Path] = []
     draws = streams(attack)
     started = time.perf_counter()
     rows = attacked.nonzero().squeeze(1)
@@ -108,9 +112,10 @@ def execute(
                 found = attack(target, batch_x.clone(), batch_y.clone()).detach()
             x_adv[index.to(x.device)] = found.to(x_adv)
             on_path[index] = path.broken.cpu()
-            losses.append(path.losses)
+            paths.append(path)
     seconds = time.perf_counter() - started
     judged = verdict(x_adv, y)
+    losses = [path.losses for path in paths]
     whole = [batch for batch in losses if len(batch) == max(map(len, losses), default=0) and batch]
     curve = tuple(sum(at) / len(whole) for at in zip(*whole, strict=True))
     return AttackRun(
@@ -129,4 +134,7 @@ def execute(
         changed=seen.changed,
         on_path=on_path,
         losses=curve,
+        rows=sum(path.rows for path in paths),
+        lost=sum(path.lost for path in paths),
+        again=again,
     )

@@ -1,7 +1,7 @@
 """The audit on itself: every planted fault must be caught, and honest models must stay clear, by this very code."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import nn
 
@@ -10,12 +10,13 @@ from sparring.attacks import PGD, Attack, identity
 from sparring.auditing.audit import CHECKS, audit_subject
 from sparring.auditing.check import Check
 from sparring.auditing.evidence import Evidence, chosen
-from sparring.auditing.levels import Level
-from sparring.auditing.responses import play
+from sparring.auditing.levels import LEVELS
 from sparring.auditing.subject import Subject
 from sparring.auditing.thresholds import Thresholds
+from sparring.auditing.verdict import SelfTest
 from sparring.auditing.zoo import Row, rows
 from sparring.data import Data
+from sparring.game import train_steps
 from sparring.game.moves import against
 from sparring.game.player import player
 from sparring.models import mlp
@@ -23,44 +24,18 @@ from sparring.randomness import generator
 from sparring.threat import ThreatModel
 
 EPS = 0.1
-SELF = Level(
+SELF = replace(
+    LEVELS["quick"],
     name="self-test",
     n=150,
-    steps=50,
     restarts=2,
     queries=300,
     noise_draws=30,
-    probe=32,
-    fresh=1,
     fresh_steps=60,
-    fresh_seconds=10.0,
     surrogate_steps=60,
-    draws=20,
-    self_test=False,
+    leaves_out={},
 )
 Makers = Mapping[str, Callable[[Evidence], Check]]
-
-
-@dataclass(frozen=True)
-class SelfTest:
-    """Which faults were caught and which honest models stayed clear; print it for a line."""
-
-    missed: dict[str, tuple[str, ...]]  # fault -> the sets of checks of which none fired
-    alarmed: dict[str, tuple[str, ...]]  # honest model -> the checks of groups I and II that warned or failed
-    n_broken: int
-    n_honest: int
-
-    @property
-    def passed(self) -> bool:
-        """Whether the audit caught everything and raised no false alarm."""
-        return not self.missed and not self.alarmed
-
-    def __str__(self) -> str:
-        text = f"zoo {self.n_broken - len(self.missed)}/{self.n_broken} broken caught, "
-        text += f"{self.n_honest - len(self.alarmed)}/{self.n_honest} honest clear"
-        named = [f"{name} not by {', '.join(sets)}" for name, sets in self.missed.items()]
-        named += [f"{name} alarmed by {', '.join(ids)}" for name, ids in self.alarmed.items()]
-        return text + (f" ({'; '.join(named)})" if named else "")
 
 
 def self_test(thresholds: Thresholds | None = None, checks: Makers | None = None, *, honest: bool = True) -> SelfTest:
@@ -105,5 +80,5 @@ def trained(train: Data, attack: Attack = identity, *, steps: int = 150, seed: i
     network = mlp(train.shape, [64, 32, train.n_classes], generator=generator(seed, "init.zoo"))
     learner = player("defender", network, maximize=False, lr=0.1, rate="constant")
     move = against(learner, attack, clean_share=1.0 if attack is identity else 0.0)
-    play(move, train, learner, steps=steps, seconds=float("inf"), seed=seed)
+    train_steps(move, train, learner, steps=steps, seed=seed)
     return network.eval()

@@ -25,6 +25,17 @@ class Claimed:
     eps: float
 
 
+@dataclass(frozen=True, eq=False)
+class Fresh:
+    """A best response that was trained before the audit: what its adversary sees (a kind of `evaluation.responses`), how long."""
+
+    kind: str
+    seed: int
+    adversary: Adversary
+    steps: int
+    examples: int  # seen in training, repetitions counted
+
+
 @dataclass(frozen=True)
 class Drop:
     """One look at a training: accuracy under FGSM and under PGD-10, as fractions."""
@@ -42,7 +53,7 @@ class Provenance:
     test_evaluations: int | None = None
     seeds: tuple[int, ...] = ()
     commit: str | None = None
-    co_trained_steps: int | None = None
+    co_trained_examples: int | None = None  # perturbed ones that the co-trained adversary saw in training
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +73,7 @@ class Subject:
     twin: nn.Module | None = None  # same architecture and budget, clean training
     sources: Mapping[str, nn.Module] = field(default_factory=dict)  # of transfer
     learned: Mapping[str, LearnedAttack] = field(default_factory=dict)  # other adversaries that see x only
+    fresh: Sequence[Fresh] = ()  # best responses at hand; without one that sees x only, the audit trains its own
     siblings: Mapping[str, nn.Module] = field(default_factory=dict)  # other seeds of the defender
     past: Sequence[LearnedAttack] = ()  # the adversary at past checkpoints, oldest first
     past_epochs: Sequence[int] = ()  # theirs, where known

@@ -1,5 +1,7 @@
 """The attacks of the audit by kind, and those of the headline: the one place that names them."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +13,7 @@ from sparring.attacks.apgd import APGD
 from sparring.attacks.hard_label import RayS
 from sparring.attacks.square import Square
 from sparring.auditing.levels import Level
+from sparring.auditing.runs import AttackRun
 from sparring.evaluation.worst_case import Suite
 from sparring.losses import cross_entropy
 from sparring.randomness import Stream
@@ -21,21 +24,31 @@ KINDS = ("cross-entropy", "margin", "targeted", "score-based", "hard-label", "tr
 
 @dataclass(frozen=True)
 class Draws:
-    """The first of `draws` random points of the ball, uniform and corners in turn, that is misclassified; else the last."""
+    """The first of `draws` random points of the ball, uniform and corners in turn, that is misclassified; else the last.
+
+    `at_once` of them are shown to the model in one pass, which is faster where examples are few.
+    """
 
     threat: ThreatModel
     draws: int = 100
+    at_once: int = 1
     stream: Stream = field(default_factory=lambda: Stream(0, "audit.noise"))
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         generator, found, standing = self.stream.generator(x.device), x.clone(), torch.ones_like(y, dtype=torch.bool)
         with torch.no_grad(), modes.evaluation(model):
-            for draw in range(self.draws):
-                noise = torch.empty_like(x).uniform_(-1, 1, generator=generator)
-                noise = noise.sign() if draw % 2 else noise
-                here = self.threat.project(x + self.threat.radius(x) * noise, x)
-                found = torch.where(self.threat.over_pixels(standing), here, found)
-                standing = standing & (model(here).argmax(-1) == y)
+            low, high = (self.threat.project(x + way * self.threat.radius(x), x) for way in (-1, 1))
+            for first in range(0, self.draws, self.at_once):
+                n = min(self.at_once, self.draws - first)
+                noise = torch.empty(n, *x.shape, dtype=x.dtype, device=x.device).uniform_(-1, 1, generator=generator)
+                noise[(first + 1) % 2 :: 2].sign_()
+                here = torch.clamp(noise.mul_(self.threat.radius(x)).add_(x), low, high)
+                wrong = model(here.flatten(0, 1)).argmax(-1).view(n, *y.shape) != y
+                broken = wrong.any(0)
+                which = torch.where(broken, wrong.int().argmax(0), n - 1)
+                now = here[which, torch.arange(len(y), device=x.device)]
+                found = torch.where(self.threat.over_pixels(standing), now, found)
+                standing = standing & ~broken
         return found
 
 
@@ -110,6 +123,16 @@ def headline(level: Level, n_classes: int, claimed: float) -> Suite:
         return attacks
 
     return suite
+
+
+def distinct(runs: Iterable[AttackRun], eps: float) -> set[str]:
+    """The different attacks among the runs at one eps: another start, length, seed or epoch of one is no attack of its own."""
+    return {attack_of(run.name) for run in runs if run.eps == eps and not run.again}
+
+
+def attack_of(name: str) -> str:
+    """The attack that a run or a stage of this name belongs to: seeds and lengths of a training are one, and so are epochs."""
+    return re.sub(r"^((?:fresh|past) adversary|best response \w+) .*", r"\1", name)
 
 
 def kind_of(name: str) -> str:

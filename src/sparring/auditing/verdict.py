@@ -47,6 +47,28 @@ class AttackRow:
 
 
 @dataclass(frozen=True)
+class SelfTest:
+    """Which faults were caught and which honest models stayed clear; print it for a line."""
+
+    missed: dict[str, tuple[str, ...]]  # fault -> the sets of checks of which none fired
+    alarmed: dict[str, tuple[str, ...]]  # honest model -> the checks of groups I and II that warned or failed
+    n_broken: int
+    n_honest: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether the audit caught everything and raised no false alarm."""
+        return not self.missed and not self.alarmed
+
+    def __str__(self) -> str:
+        text = f"zoo {self.n_broken - len(self.missed)}/{self.n_broken} broken caught, "
+        text += f"{self.n_honest - len(self.alarmed)}/{self.n_honest} honest clear"
+        named = [f"{name} not by {', '.join(sets)}" for name, sets in self.missed.items()]
+        named += [f"{name} alarmed by {', '.join(ids)}" for name, ids in self.alarmed.items()]
+        return text + (f" ({'; '.join(named)})" if named else "")
+
+
+@dataclass(frozen=True)
 class Audit:
     """What an audit found. Print it; `exit_code` is 4 where anything failed, else 0."""
 
@@ -62,7 +84,7 @@ class Audit:
     attacks: tuple[AttackRow, ...]
     headlines: tuple[Headline, ...]  # empty where no attack was worth running
     strict: bool = False
-    self_test: str = "not at this level"
+    self_test: SelfTest | None = None  # None where it was not run
     seconds: float = 0.0
     seed: int = 0
     commit: str = ""
@@ -79,9 +101,14 @@ class Audit:
         return tuple(check for check in self.checks if check.status in bad)
 
     @property
+    def distrusted(self) -> bool:
+        """Whether the auditor failed its own test, so that nothing it says of the number is worth anything."""
+        return self.self_test is not None and not self.self_test.passed
+
+    @property
     def withheld(self) -> bool:
-        """Whether the headline may not be shown: a failure in group I or II, or of T4."""
-        return any(check.group in ("I", "II") or check.id == "T4" for check in self.failed)
+        """Whether the headline may not be shown: a failure in group I or II, of T4, or of the auditor's own test."""
+        return self.distrusted or any(check.group in ("I", "II") or check.id == "T4" for check in self.failed)
 
     @property
     def shown(self) -> tuple[AttackRow, ...]:
@@ -93,6 +120,8 @@ class Audit:
         """NO OBJECTION FOUND, or NOT CREDIBLE and why. Never "robust": checks can refute, none can prove."""
         if self.withheld:
             names = [check.id for check in self.failed if check.group in ("I", "II") or check.id == "T4"]
+            if self.distrusted:
+                return f"NOT CREDIBLE: {', '.join(['self-test', *names])} (the auditor failed its own test)"
             return f"NOT CREDIBLE: {', '.join(names)} ({self[names[0]].title})"
         if any(check.id == "G1" for check in self.failed):
             return f"NOT CREDIBLE {GAME_WORDS}"
@@ -102,8 +131,8 @@ class Audit:
 
     @property
     def exit_code(self) -> int:
-        """4 if anything failed, else 0."""
-        return 4 if self.failed else 0
+        """4 if anything failed, the auditor's own test included, else 0."""
+        return 4 if self.failed or self.distrusted else 0
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as what json.dumps takes."""
@@ -120,7 +149,8 @@ class Audit:
             "clean": self.clean,
             "declared_random": self.declared_random,
             "strict": self.strict,
-            "self_test": self.self_test,
+            "self_test": self._self_test,
+            "self_test_passed": None if self.self_test is None else self.self_test.passed,
             "seconds": round(self.seconds, 2),
             "seed": self.seed,
             "commit": self.commit,
@@ -145,7 +175,7 @@ class Audit:
         lines = [self._head(), *(self._group(group) for group in GROUPS)]
         skipped = [f"{check.id} ({check.evidence})" for check in self.checks if check.status == "SKIP"]
         lines += _labelled("skipped", skipped or ["nothing"])
-        lines += _labelled("self-test", [f"{self.self_test}; thresholds {self.thresholds}"])
+        lines += _labelled("self-test", [f"{self._self_test}; thresholds {self.thresholds}"])
         return "\n".join([*lines, *self._quotable()])
 
     def table(self) -> str:
@@ -158,6 +188,10 @@ class Audit:
             for row in self.shown
         ]
         return "\n".join(lines)
+
+    @property
+    def _self_test(self) -> str:
+        return "not run" if self.self_test is None else str(self.self_test)
 
     def _head(self) -> str:
         eps = ", ".join(f"{h.eps:g}" for h in self.headlines) or str(self.threat.get("eps", "?"))

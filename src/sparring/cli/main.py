@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from sparring.cli.audits import audit
+from sparring.cli.exploiting import exploit
 from sparring.cli.folders import evaluate, report
 from sparring.cli.listings import info, list_recipes
 from sparring.cli.paper import demo, reproduce
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {  # in the order of the usage
     "reproduce": reproduce,
     "train": train,
     "evaluate": evaluate,
+    "exploit": exploit,
     "audit": audit,
     "report": report,
     "recipes": list_recipes,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sparring import modes
 from sparring.adversaries import Adversary, Seen
 from sparring.adversaries.adversary import n_parameters
 from sparring.attacks import LearnedAttack
@@ -101,6 +102,8 @@ def best_responses(
     seeds: Sequence[int] = (0, 1, 2),
     epochs: int = 1,
     settings: AdversaryConfig = FRESH,
+    batch_size: int = 128,
+    precision: modes.Precision = "fp32",
     double: bool = True,
     in_game: Tensor | None = None,
     folder: Path | None = None,
@@ -109,37 +112,49 @@ def best_responses(
 ) -> BestResponses:
     """Train fresh adversaries of each kind and seed against the frozen model, and attack the test set with each.
 
-    `settings` and `epochs` should be at least those of the co-trained adversary. With `double`, each is also trained from scratch
-    for twice as long, its rate falling half as fast, which tells whether training had converged; these count among the
-    responses too. With `folder`, trained adversaries are kept there and not trained again. A model is left as found.
+    `settings` and `epochs` should be at least those of the co-trained adversary. With `double`, each is then
+    trained for as long again, its rate set up again at half, which tells whether training had converged; these count among
+    the responses too. With `folder`, trained adversaries are kept there and not trained again. `precision` is that of the
+    training; every attack on the test set is in fp32. A model is left as found.
     """
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise InputError(f"there is no kind {unknown[0]!r} of adversary{nearest(unknown[0], KINDS)}")
+    check_kinds(kinds)
     if in_game is not None and in_game.shape != (len(test),):
         raise InputError(f"in_game has shape {tuple(in_game.shape)}; expected one outcome an example, ({len(test)},)")
     threat = ThreatModel(eps, test.shape)
     responses = []
+    o = settings.optimizer
+    lengths = [(epochs, settings), (2 * epochs, replace(settings, optimizer=replace(o, lr=o.lr / 2)))]
     for kind in kinds:
-        for factor in (1, 2) if double else (1,):
-            o = settings.optimizer
-            stretched = replace(settings, optimizer=replace(o, every=o.every * factor))
-            for seed in seeds:
-                adversary, cost = _trained(
+        for seed in seeds:
+            start = None
+            for length, how in lengths[: 2 if double else 1]:
+                start, cost = _trained(
                     model,
                     train_on,
                     threat,
                     folder,
                     on_epoch,
-                    kind,
+                    start,
+                    kind=kind,
                     seed=seed,
-                    epochs=epochs * factor,
-                    settings=stretched,
+                    epochs=length,
+                    settings=how,
+                    batch_size=batch_size,
+                    precision=precision,
                 )
-                outcome = attacked(model, test, LearnedAttack(adversary, threat), threat)
-                responses.append(Response(kind, seed, epochs * factor, outcome, n_parameters(adversary), cost))
+                outcome = attacked(model, test, LearnedAttack(start, threat), threat)
+                responses.append(Response(kind, seed, length, outcome, n_parameters(start), cost))
                 on_response(responses[-1])
     gains = tuple(_gain(kind, epochs, responses) for kind in kinds) if double else ()
     return BestResponses(float(eps), tuple(responses), gains, in_game)
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Raises InputError for a kind of adversary that there is not, or for none."""
+    if not kinds:
+        raise InputError(f"name at least one kind of adversary: {', '.join(KINDS)}")
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise InputError(f"there is no kind {unknown[0]!r} of adversary{nearest(unknown[0], KINDS)}")
 
 
 def save_adversary(
@@ -178,15 +193,22 @@ def _trained(
     threat: ThreatModel,
     folder: Path | None,
     on_epoch: OnEpoch,
-    kind: str,
+    start: Adversary | None,
     *,
+    kind: str,
     seed: int,
     epochs: int,
     settings: AdversaryConfig,
+    batch_size: int,
+    precision: modes.Precision,
 ) -> tuple[Adversary, Cost]:
-    """A fresh adversary and what its training cost, from the folder where it is there already."""
+    """A fresh adversary after so many epochs, the first half of them those of `start` where it is given; and what these cost.
+
+    From the folder where it is there already.
+    """
     path = folder and folder / f"best-response-{kind}-seed{seed}-epochs{epochs}.safetensors"
-    stamp = fingerprint([model, data.fingerprint, threat, kind, seed, epochs, to_dict(settings)]) if path else ""
+    training = [threat, kind, seed, epochs, to_dict(settings), batch_size, precision]
+    stamp = fingerprint([model, data.fingerprint, *training]) if path else ""
     if path and path.exists():
         try:
             header = read_verified(path)[1]
@@ -196,11 +218,25 @@ def _trained(
             pass  # trained again, and written over
     with counted(model) as cost:
         adversary = fresh_adversary(
-            model, data, threat, seed=seed, epochs=epochs, settings=settings, sees=KINDS[kind], on_epoch=on_epoch
+            model,
+            data,
+            threat,
+            seed=seed,
+            epochs=epochs if start is None else epochs // 2,
+            settings=settings,
+            sees=KINDS[kind],
+            start=start,
+            batch_size=batch_size,
+            precision=precision,
+            on_epoch=on_epoch,
         )
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_adversary(path, adversary, settings, kind, {"training": stamp, "cost": vars(cost)})
+        steps = epochs * max(1, len(data) // batch_size)
+        told: dict[str, Any] = {"seed": seed, "eps": float(threat.eps), "steps": steps}
+        told["examples"] = steps * min(batch_size, len(data))
+        told |= {"defender": fingerprint([model]), "training": stamp, "cost": vars(cost)}
+        save_adversary(path, adversary, settings, kind, told)
     return adversary, cost
 
 

@@ -2,6 +2,7 @@
 
 from sparring.game.dynamics import Dynamic, Turn, alternating, extragradient, simultaneous
 from sparring.game.game import Game
+from sparring.game.limited import train_steps
 from sparring.game.moves import Metrics, Move, against, best_response, duel
 from sparring.game.player import Player, player
 from sparring.game.train import Epoch, Progress, train
@@ -23,4 +24,5 @@ __all__ = [
     "player",
     "simultaneous",
     "train",
+    "train_steps",
 ]

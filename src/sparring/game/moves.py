@@ -124,6 +124,18 @@ def best_response(
     return move
 
 
+def in_precision(move: Move, name: modes.Precision) -> Move:
+    """The move with its matrix products in this precision; entered anew at each step, so that new weights are cast anew."""
+    if name == "fp32":
+        return move
+
+    def cast(x: Tensor, y: Tensor) -> Metrics:
+        with modes.precision(name, x.device):
+            return move(x, y)
+
+    return cast
+
+
 class Batch:
     """A minibatch in two parts along its batch axis: what stays clean, and what is perturbed."""
 

@@ -56,6 +56,8 @@ def train(
 ) -> Progress:
     """Play `move` on minibatches until the settings' stopping rule holds; the last of `players` decides by its loss.
 
+    `on_step` may end the training at once: by a reason in `progress.stopped`.
+
     Each epoch's order derives from the seed and the epoch, and `streams` are moved to each (epoch, step), so a
     training that goes on from a saved `progress` takes the same course. Raises Diverged, before the step, where a loss or
     gradient is not finite.
@@ -82,6 +84,8 @@ def train(
                 progress.seconds = time.perf_counter() - started
                 faults.point("step")
                 on_step(progress)
+                if progress.stopped:
+                    return progress
             epoch = _end_epoch(players, settings, progress, len(order))
             on_epoch(epoch, progress)
     return progress

@@ -4,7 +4,14 @@ A record is a frozen dataclass; a file of records holds one JSON object a line. 
 `high` bound a 95 % interval. The report is made from these files alone, so whatever it prints stands here first.
 """
 
-from sparring.records.audited import AuditRecord, CheckRecord, CheckStatus, HeadlineRecord, PayoffRecord
+from sparring.records.audited import (
+    AuditRecord,
+    BestResponseRecord,
+    CheckRecord,
+    CheckStatus,
+    HeadlineRecord,
+    PayoffRecord,
+)
 from sparring.records.files import append, atomically, line, plain, read, read_json, restore, write, write_json
 from sparring.records.gathered import (
     CallRecord,
@@ -32,6 +39,7 @@ from sparring.records.paths import OutPaths, RunPaths
 __all__ = [
     "AccuracyRecord",
     "AuditRecord",
+    "BestResponseRecord",
     "BinRecord",
     "CalibrationRecord",
     "CallRecord",

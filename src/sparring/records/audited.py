@@ -54,6 +54,39 @@ class AuditRecord:
 
 
 @dataclass(frozen=True)
+class BestResponseRecord:
+    """What fresh adversaries of one kind leave of one frozen defender, after at least the training of its own adversary.
+
+    All figures are of the longest training, but for `gain`: accuracy left after half of it less that after the whole, mean over
+    fresh seeds, paired. A gap found is proof; a gap not found is training not spent, the more so the larger the gain.
+    """
+
+    recipe: str
+    seed: int  # of the run
+    kind: str  # what the adversary sees: "x"; "xy", the label too; "xg", the defender's gradient at x too
+    eps: float
+    n: int
+    epochs: int  # of the training set, each fresh adversary
+    steps: int
+    examples: int  # seen in training, repetitions counted
+    co_trained_examples: int | None  # perturbed ones that the co-trained adversary saw; None without one
+    parameters: int
+    left: tuple[float, ...]  # accuracy left by each fresh seed
+    worst: float  # per-example worst case over them
+    low: float  # Wilson
+    high: float
+    in_game: float | None  # accuracy against the co-trained adversary
+    gap: float | None  # in_game - worst, with its paired bootstrap interval
+    gap_low: float | None
+    gap_high: float | None
+    gain: float
+    gain_low: float
+    gain_high: float
+    precision: str  # of the training; attacks are in fp32
+    seconds: float  # of training, all of them
+
+
+@dataclass(frozen=True)
 class PayoffRecord:
     """One cell of a game's memory: the defender of one epoch under the adversary of another, batch norm in evaluation mode."""
 

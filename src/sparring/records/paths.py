@@ -81,6 +81,16 @@ class RunPaths:
         return self.folder / "payoffs.jsonl"
 
     @property
+    def responses(self) -> Path:
+        """What best responses leave of the defender, a record a kind."""
+        return self.folder / "responses.jsonl"
+
+    @property
+    def best_responses(self) -> Path:
+        """A folder: the adversaries trained against the frozen defender."""
+        return self.folder / "best-responses"
+
+    @property
     def history(self) -> Path:
         """A folder: both players as they were along the training."""
         return self.folder / "history"
@@ -138,7 +148,7 @@ class OutPaths:
 
     def records(self, name: str) -> Path:
         """results, epochs, calibration, transfer, exploitability, readings, sweeps, summary, comparisons, examples, audits,
-        robust, payoffs."""
+        robust, payoffs, responses, gaps."""
         return self.folder / f"{name}.jsonl"
 
     def run(self, recipe: str, seed: int) -> RunPaths:

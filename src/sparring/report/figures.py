@@ -205,6 +205,7 @@ def _write_tables(source: Source) -> None:
         "exploitability": (_SUMMARY, _metrics(source, "in_game", "fresh", "gap")),
         "audit": (_SUMMARY, _metrics(source, "worst_case")),
         "payoffs": _columns(source.payoffs),
+        "responses": _columns(source.responses),
         "readings": (_SUMMARY, _metrics(source, "reading")),
         "comparisons": _columns(source.comparisons),
         "claims": _columns(source.claims),

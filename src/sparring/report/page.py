@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparring.records import atomically
-from sparring.report import audits, headline, sections, svg, words
+from sparring.report import audits, headline, responses, sections, svg, words
 from sparring.report import figures as figure_files
 from sparring.report.charts import THIN
 from sparring.report.source import Source, load
@@ -73,6 +73,10 @@ def _sections(source: Source) -> dict[str, Any]:
         "transfer": sections.transfer(source),
         "transfer_tests": sections.comparisons(source, "D2"),
         "exploitability": sections.exploitability(source),
+        "responses": responses.rows(source),
+        "response_kinds": responses.kinds(source),
+        "response_seeds": responses.fresh_seeds(source),
+        "response_precision": responses.precision(source.responses),
         "audits": audits.rows(source),
         "audit_eps": audits.grid(source),
         "memory": audits.memory(source),

@@ -9,6 +9,7 @@ from sparring.errors import InputError
 from sparring.records import (
     AccuracyRecord,
     AuditRecord,
+    BestResponseRecord,
     CalibrationRecord,
     ClaimRecord,
     ComparisonRecord,
@@ -50,6 +51,7 @@ class Source:
     examples: list[ExampleRecord] = field(default_factory=list)
     audits: list[AuditRecord] = field(default_factory=list)
     payoffs: list[PayoffRecord] = field(default_factory=list)
+    responses: list[BestResponseRecord] = field(default_factory=list)
 
     @property
     def recipes(self) -> list[str]:
@@ -142,11 +144,12 @@ def load(out: Path) -> Source:
         exploitability=read(paths.records("exploitability"), ExploitabilityRecord),
         readings=read(paths.records("readings"), ReadingRecord),
         sweeps=read(paths.records("sweeps"), SweepRecord),
-        summary=read(paths.records("summary"), SummaryRecord) + read(paths.records("robust"), SummaryRecord),
+        summary=[s for name in ("summary", "robust", "gaps") for s in read(paths.records(name), SummaryRecord)],
         comparisons=read(paths.records("comparisons"), ComparisonRecord),
         examples=read(paths.records("examples"), ExampleRecord),
         audits=read(paths.records("audits"), AuditRecord),
         payoffs=read(paths.records("payoffs"), PayoffRecord),
+        responses=read(paths.records("responses"), BestResponseRecord),
     )
 
 

@@ -1,12 +1,8 @@
 """Audits of finished runs: each run's own audit.json and payoffs.jsonl, and the folder's records made from them."""
 
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +11,7 @@ import torch
 from sparring.auditing.levels import level_of
 from sparring.auditing.selftest import self_test
 from sparring.auditing.thresholds import shipped
-from sparring.errors import InputError, Interrupted
+from sparring.auditing.verdict import SelfTest
 from sparring.evaluation.memory import kept_epochs, read_watch
 from sparring.evaluation.statistics import mean_interval
 from sparring.records import (
@@ -33,9 +29,9 @@ from sparring.records import (
     write,
     write_json,
 )
-from sparring.reproduction.signals import ignore, listen, received
+from sparring.reproduction.finished import each, finished
 from sparring.reproduction.workers import duration
-from sparring.targets import has_past, payoffs_of_run, run_audit
+from sparring.targets import has_past, neighbours, payoffs_of_run, run_audit
 
 
 @dataclass(frozen=True)
@@ -65,13 +61,9 @@ def audit_runs(
     """
     found = finished(folder)
     left = sorted((run for run in found if not _audited(run, plan)), key=lambda run: run.name)  # a seed after the other
-    tested = str(self_test()) if left and level_of(plan.level).self_test else ""
+    tested = self_test() if left and level_of(plan.level).self_test else None
     try:
-        if workers == 1 or len(left) < 2:
-            for run in left:
-                notice(_told(_one(run, plan, tested)))
-        else:
-            _together(left, plan, tested, workers, notice)
+        each(partial(_one, plan=plan, tested=tested), left, workers, lambda record: notice(_told(record)))
     finally:  # what is finished is gathered, also after a signal
         records = _gathered(folder, [run for run in found if _audited(run, plan)])
     return records
@@ -106,65 +98,7 @@ def over_seeds(records: Sequence[AuditRecord]) -> list[SummaryRecord]:
     return made
 
 
-def finished(folder: Path) -> list[Path]:
-    """The folders of the finished runs of `folder`, which is one itself or an output folder."""
-    if RunPaths(folder).config.is_file():
-        return [folder]
-    recipes = _recipes(folder)
-    runs = [
-        run
-        for recipe in recipes
-        for run in sorted((folder / "runs" / recipe).glob("seed*"))
-        if RunPaths(run).done.is_file() and read_json(RunPaths(run).done)["status"] == "done"
-    ]
-    if not runs:
-        raise InputError(f"{folder} holds no finished run; make one with: sparring reproduce --out {folder}")
-    return runs
-
-
-def _recipes(folder: Path) -> list[str]:
-    """The recipes of an output folder in the order of its run; without a record of it, all that lie there."""
-    head = OutPaths(folder).reproduction
-    if head.is_file():
-        return list(read_json(head)["recipes"])
-    return sorted(path.name for path in (folder / "runs").glob("*") if path.is_dir())
-
-
-@contextmanager
-def _listening() -> Iterator[None]:
-    """Signals are noted for the length of the block, where this is the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    listen()
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _together(runs: list[Path], plan: AuditPlan, tested: str, workers: int, notice: Callable[[str], None]) -> None:
-    pool = ProcessPoolExecutor(min(workers, len(runs)), mp_context=get_context("spawn"), initializer=ignore)
-    try:
-        with _listening():
-            waiting: set[Future[AuditRecord]] = {pool.submit(_one, run, plan, tested) for run in runs}
-            while waiting:
-                done, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
-                for future in done:
-                    notice(_told(future.result()))
-                if received():
-                    raise Interrupted(received(), "stopped; finished attacks are kept, and the same command goes on")
-    except BaseException:
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _one(run: Path, plan: AuditPlan, tested: str) -> AuditRecord:
+def _one(run: Path, plan: AuditPlan, tested: SelfTest | None) -> AuditRecord:
     """Audit one run on one thread and write its audit.json."""
     torch.set_num_threads(1)
     config = read_json(RunPaths(run).config)
@@ -217,12 +151,16 @@ def _audited(run: Path, plan: AuditPlan) -> bool:
 
 
 def _stamp(run: Path, plan: AuditPlan) -> dict[str, Any]:
-    """What an audit depends on beside the code; what a run kept of its past counts where it kept any."""
+    """What an audit depends on beside the code: the run, its past where it kept any, its best responses and its neighbours."""
     settings = {f.name: getattr(plan, f.name) for f in fields(plan) if f.name != "data_root"}
     stamp = {
         "plan": settings,
         "defender": read_json(RunPaths(run).done)["defender_sha256"],
         "thresholds": shipped().version,
+    }
+    stamp["neighbours"] = neighbours(run)
+    stamp["best_responses"] = {
+        path.name: path.stat().st_size for path in sorted(RunPaths(run).best_responses.glob("*"))
     }
     if has_past(run):
         stamp["history"] = kept_epochs(run)

@@ -1,0 +1,169 @@
+"""Best responses to finished runs: adversaries with the co-trained one's size and training, against the frozen defender."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from sparring import modes
+from sparring.config import Run
+from sparring.errors import InputError
+from sparring.evaluation.accuracy import attacked
+from sparring.evaluation.exploitability import FRESH
+from sparring.evaluation.responses import BestResponses, best_responses, check_kinds
+from sparring.evaluation.statistics import mean_interval, paired_bootstrap, wilson
+from sparring.experiment import Trained, load, load_data
+from sparring.records import BestResponseRecord, OutPaths, RunPaths, SummaryRecord, read, write
+from sparring.reproduction.finished import each, finished
+from sparring.targets import co_trained_examples
+
+BATCH, LR = 512, 0.3
+WITHOUT_A_GAME = 6  # epochs against a defender that played none
+HALVINGS = 6  # of the rate, over a training
+
+
+@dataclass(frozen=True)
+class ResponsePlan:
+    """Which best responses to train: kinds, how many seeds of each, and how long."""
+
+    kinds: tuple[str, ...] = ("x", "xy", "xg")
+    fresh_seeds: int = 3
+    epochs: int = 0  # 0: as many perturbed examples as the co-trained adversary saw
+    precision: str = "auto"  # of their training: fp32, bf16, or bf16 where the hardware is good at it
+    data_root: str | None = None
+
+
+def exploit_runs(
+    folder: Path,
+    plan: ResponsePlan,
+    *,
+    workers: int = 1,
+    notice: Callable[[str], None] = lambda text: None,
+) -> list[BestResponseRecord]:
+    """Train best responses to the run in `folder`, or to every run of an output folder; what is trained already is kept.
+
+    Each run gets best-responses/ with the adversaries, where its audit finds them, and responses.jsonl; an output folder all
+    records in its own responses.jsonl. Raises InputError where there is no finished run.
+    """
+    check_kinds(plan.kinds)
+    if plan.precision not in ("auto", "fp32", "bf16"):
+        raise InputError(f"precision is auto, fp32 or bf16; got {plan.precision!r}")
+    if plan.fresh_seeds < 1 or plan.epochs < 0:
+        raise InputError(f"fresh seeds must be >= 1 and epochs >= 0; got {plan.fresh_seeds} and {plan.epochs}")
+    runs = finished(folder)
+    made: dict[Path, list[BestResponseRecord]] = {}
+
+    def told(of: tuple[Path, list[BestResponseRecord]]) -> None:
+        made[of[0]] = of[1]
+        notice("; ".join(_said(record) for record in of[1]))
+
+    try:
+        each(partial(exploit_run, plan=plan), sorted(runs, key=lambda run: run.name), workers, told)  # seed after seed
+    finally:
+        found = [record for run in runs for record in read(RunPaths(run).responses, BestResponseRecord)]
+        if found and not RunPaths(folder).config.is_file():
+            write(OutPaths(folder).records("responses"), found)
+            write(OutPaths(folder).records("gaps"), over_seeds(found))
+    return [record for run in runs for record in made[run]]
+
+
+def over_seeds(records: Sequence[BestResponseRecord]) -> list[SummaryRecord]:
+    """What each kind leaves of each recipe, and its gap to the game, over the runs' seeds."""
+    made = []
+    for recipe, kind in dict.fromkeys((r.recipe, r.kind) for r in records):
+        runs = [r for r in records if (r.recipe, r.kind) == (recipe, kind)]
+        gaps = [r.gap for r in runs if r.gap is not None]
+        for metric, values in (("best_response", [r.worst for r in runs]), ("best_response_gap", gaps)):
+            if values:
+                mean, interval = mean_interval(values)
+                low, high = (interval.low, interval.high) if interval.defined else (None, None)
+                size = (len(values), tuple(values), min(r.n for r in runs))
+                made.append(SummaryRecord(recipe, metric, kind, runs[0].eps, "sound", mean, low, high, *size))
+    return made
+
+
+def exploit_run(folder: Path, plan: ResponsePlan) -> tuple[Path, list[BestResponseRecord]]:
+    """The best responses to one run, kind by kind; its records are written after each."""
+    trained = load(folder)
+    run, paths, device = trained.run, RunPaths(folder), torch.device("cpu")
+    train_on, test = load_data(run.data if plan.data_root is None else replace(run.data, root=plan.data_root))
+    epochs = plan.epochs or _as_long(trained, len(train_on))
+    half = math.ceil(epochs / 2)
+    hidden = run.adversary.hidden if run.adversary else FRESH.hidden
+    every = max(1, half // HALVINGS)
+    settings = replace(FRESH, hidden=hidden, optimizer=replace(FRESH.optimizer, lr=LR, every=every))
+    precision = modes.fast_precision(device) if plan.precision == "auto" else plan.precision
+    own = attacked(trained.defender, test, trained.attack(), trained.attack().threat) if trained.adversary else None
+    records = []
+    for kind in plan.kinds:
+        found = best_responses(
+            trained.defender,
+            train_on,
+            test,
+            run.eps,
+            kinds=[kind],
+            seeds=range(plan.fresh_seeds),
+            epochs=half,
+            settings=settings,
+            batch_size=BATCH,
+            precision=precision,  # type: ignore[arg-type]
+            in_game=own.correct if own else None,
+            folder=paths.best_responses,
+        )
+        records.append(_record(run, kind, found, precision, len(train_on), co_trained_examples(trained, len(train_on))))
+        write(paths.responses, records)
+    return folder, records
+
+
+def _as_long(trained: Trained, n: int) -> int:
+    """Epochs in which a fresh adversary sees at least as many perturbed examples as the co-trained one saw."""
+    seen = co_trained_examples(trained, n)
+    return WITHOUT_A_GAME if seen is None else math.ceil(seen / (n // BATCH * BATCH))
+
+
+def _record(
+    run: Run, kind: str, found: BestResponses, precision: str, n_train: int, seen: int | None
+) -> BestResponseRecord:
+    epochs = max(response.epochs for response in found.responses)
+    longest = [response for response in found.responses if response.epochs == epochs]
+    survived = torch.stack([response.outcome.correct for response in longest]).all(0).cpu()
+    n, correct = survived.numel(), int(survived.sum())
+    interval, gain = wilson(correct, n), found.gains[0]
+    in_game = gap = low = high = None
+    if found.in_game is not None:
+        a, b = (t.cpu().double().numpy()[None] for t in (found.in_game, survived))
+        bounds = paired_bootstrap(a, b, seed=run.seed)
+        in_game, gap, low, high = float(a.mean()), float((a - b).mean()), bounds.low, bounds.high
+    return BestResponseRecord(
+        recipe=run.recipe,
+        seed=run.seed,
+        kind=kind,
+        eps=run.eps,
+        n=n,
+        epochs=epochs,
+        steps=epochs * (n_train // BATCH),
+        examples=epochs * (n_train // BATCH) * BATCH,
+        co_trained_examples=seen,
+        parameters=longest[0].parameters,
+        left=tuple(response.outcome.accuracy for response in longest),
+        worst=correct / n,
+        low=interval.low,
+        high=interval.high,
+        in_game=in_game,
+        gap=gap,
+        gap_low=low,
+        gap_high=high,
+        gain=gain.gain,
+        gain_low=gain.interval.low,
+        gain_high=gain.interval.high,
+        precision=precision,
+        seconds=sum(response.training.seconds for response in found.responses),
+    )
+
+
+def _said(record: BestResponseRecord) -> str:
+    gap = "" if record.gap is None else f", gap {100 * record.gap:.1f} points"
+    return f"{record.recipe} seed {record.seed}: best responses {record.kind} leave {100 * record.worst:.1f} %{gap}"

@@ -1,0 +1,141 @@
+"""`sparring exploit`: best responses to finished runs, their records, and what an audit makes of them."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sparring import recipes
+from sparring.auditing import audit_subject
+from sparring.auditing.selftest import SELF
+from sparring.errors import InputError
+from sparring.evaluation import attacked
+from sparring.experiment import load, load_data, train_run
+from sparring.records import BestResponseRecord, OutPaths, SummaryRecord, read
+from sparring.reproduction import responses
+from sparring.reproduction.audits import AuditPlan, _stamp
+from sparring.reproduction.responses import ResponsePlan, exploit_runs, over_seeds
+from sparring.targets import co_trained_examples, of_run
+
+PLAN = ResponsePlan(kinds=("x", "xg"), fresh_seeds=2, epochs=4, precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def exploited(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A game and an FGSM training, each with best responses."""
+    out = tmp_path_factory.mktemp("exploited")
+    for name in ("gan_tanh", "fgsm"):
+        run = recipes.recipe(name)
+        run = replace(
+            run,
+            defender=replace(run.defender, hidden=(16,)),
+            adversary=run.adversary and replace(run.adversary, hidden=(16,)),
+            training=replace(run.training, max_epochs=3, patience=9, checkpoint_seconds=0.0),
+        )
+        train_run(run, OutPaths(out).run(name, 0), load_data(run.data)[0])
+    exploit_runs(out, PLAN)
+    return out
+
+
+def test_every_run_has_a_record_a_kind_and_only_a_game_has_a_gap(exploited: Path) -> None:
+    records = read(OutPaths(exploited).records("responses"), BestResponseRecord)
+    assert [(r.recipe, r.kind) for r in records] == [(n, k) for n in ("fgsm", "gan_tanh") for k in ("x", "xg")]
+    for r in records:
+        assert len(r.left) == 2 and r.low <= r.worst <= min(r.left) and r.gain_low <= r.gain <= r.gain_high
+        assert r.epochs == 4 and r.examples == 4 * 2 * 512 and r.n == 360
+        assert (r.gap is None) == (r.recipe == "fgsm") == (r.co_trained_examples is None)
+    game = records[2]
+    assert game.in_game is not None and game.gap == pytest.approx(game.in_game - game.worst)
+
+
+def test_what_a_record_says_is_what_the_kept_adversaries_leave(exploited: Path) -> None:
+    paths = OutPaths(exploited).run("gan_tanh", 0)
+    trained = load(paths.folder)
+    test = load_data(trained.run.data)[1]
+    subject = of_run(paths.folder)
+    record = read(paths.responses, BestResponseRecord)[0]
+    longest = [r for r in subject.fresh if r.kind == "x" and r.examples == record.examples]
+    left = [attacked(trained.defender, test, replace(trained.attack(), adversary=r.adversary), trained.attack().threat)
+            for r in longest]  # fmt: skip
+    assert tuple(outcome.accuracy for outcome in left) == record.left
+    assert float(torch.stack([o.correct for o in left]).all(0).double().mean()) == pytest.approx(record.worst)
+
+
+def test_an_audit_takes_them_instead_of_training_its_own(exploited: Path) -> None:
+    subject = of_run(OutPaths(exploited).run("gan_tanh", 0).folder)
+    assert [(r.kind, r.steps) for r in subject.fresh] == [(k, s) for s in (4, 8) for k in ("x", "x", "xg", "xg")]
+    level = replace(SELF, n=60, steps=5, queries=20, noise_draws=5, fresh_steps=10**9)
+    found = audit_subject(subject, level=level)
+    assert "4,096 examples seen in training, its own adversary 2,112" in found["G1"].evidence
+    assert "seeing x" in found["G2"].value and "seeing the gradient" in found["G2"].value
+    assert "fresh adversary 1, half as long" in found["G3"].evidence
+    assert {"best response xg 0", "best response xg 1"} <= {row.attack for row in found.attacks}
+
+
+def test_responses_to_other_weights_are_not_taken(exploited: Path, tmp_path: Path) -> None:
+    paths = OutPaths(tmp_path).run("gan_tanh", 0)
+    shutil.copytree(exploited / "runs" / "gan_tanh", paths.folder.parent)
+    other = OutPaths(exploited).run("fgsm", 0)
+    shutil.rmtree(paths.best_responses)
+    shutil.copytree(other.best_responses, paths.best_responses)
+    assert of_run(paths.folder).fresh == []
+
+
+def test_trained_ones_are_kept_and_more_seeds_join_them(exploited: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = OutPaths(exploited).run("fgsm", 0).folder
+    before = {path: path.stat().st_mtime_ns for path in (folder / "best-responses").iterdir()}
+    (x, _) = exploit_runs(folder, replace(PLAN, fresh_seeds=3))
+    assert len(x.left) == 3
+    assert all(path.stat().st_mtime_ns == at for path, at in before.items())
+
+
+def test_without_epochs_they_see_as_many_examples_as_the_games_own(exploited: Path) -> None:
+    trained = load(OutPaths(exploited).run("gan_tanh", 0).folder)
+    assert co_trained_examples(trained, 1437) == 3 * 11 * 64
+    assert responses._as_long(trained, 1437) == 3  # of 2 x 512 examples each
+    both = replace(trained, run=replace(trained.run, training=replace(trained.run.training, mix="both")))
+    assert co_trained_examples(both, 1437) == 3 * 11 * 128
+
+
+def test_over_seeds_a_kind_has_a_mean_and_a_gap_only_in_games(exploited: Path) -> None:
+    records = read(OutPaths(exploited).records("responses"), BestResponseRecord)
+    made = over_seeds([*records, *(replace(r, seed=1, worst=r.worst / 2) for r in records)])
+    assert {(s.recipe, s.metric) for s in made if "gap" in s.metric} == {("gan_tanh", "best_response_gap")}
+    first = next(s for s in made if (s.recipe, s.attack, s.metric) == ("fgsm", "x", "best_response"))
+    assert first.mean == pytest.approx(0.75 * records[0].worst) and first.n_seeds == 2
+    assert read(OutPaths(exploited).records("gaps"), SummaryRecord)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"kinds": ("y",)}, "no kind 'y'"),
+        ({"kinds": ()}, "at least one kind"),
+        ({"precision": "fp8"}, "auto, fp32 or bf16"),
+        ({"fresh_seeds": 0}, "fresh seeds must be >= 1"),
+    ],
+)
+def test_a_wrong_plan_is_refused_before_any_training(wrong: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        exploit_runs(tmp_path, replace(PLAN, **wrong))
+    with pytest.raises(InputError, match="no finished run"):
+        exploit_runs(tmp_path, PLAN)
+
+
+def test_an_audit_is_made_again_once_there_are_best_responses_or_other_neighbours(
+    exploited: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(exploited / "runs", tmp_path / "runs")
+    game, plan = OutPaths(tmp_path).run("gan_tanh", 0), AuditPlan()
+    stamps = [_stamp(game.folder, plan)]
+    assert list(stamps[0]["neighbours"]) == ["fgsm/seed0"] and len(stamps[0]["best_responses"]) == 8
+    next(game.best_responses.iterdir()).unlink()
+    stamps.append(_stamp(game.folder, plan))
+    shutil.rmtree(OutPaths(tmp_path).run("fgsm", 0).folder)
+    stamps.append(_stamp(game.folder, plan))
+    assert stamps[0] != stamps[1] != stamps[2]
