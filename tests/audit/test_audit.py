@@ -295,4 +295,4 @@ def test_the_example_runs() -> None:
 
 
 def test_thresholds_carry_their_version() -> None:
-    assert isinstance(shipped(), Thresholds) and shipped().version.startswith("v0")
+    assert isinstance(shipped(), Thresholds) and shipped().version.startswith("v1")

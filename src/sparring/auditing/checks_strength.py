@@ -110,12 +110,16 @@ def s6(e: Evidence) -> Check:
     beside = "" if beyond is None else f", {beyond} beside all gradient attacks"
     by = {run.name: int((e.insisted - run.share >= 0.5).sum()) for run in runs}
     passing, warning = e.images("S6", "pass"), e.images("S6", "warn")
-    status = graded(alone, passing, warning)
+    every = [graded(alone, passing, warning)]
+    if beyond is not None:
+        every.append(graded(beyond, e.images("S6", "all_pass"), e.images("S6", "all_warn")))
+    status = max(every, key=("PASS", "WARN", "FAIL").index)
     evidence = ", ".join(f"{name}: {n}" for name, n in by.items() if n) or "none of " + ", ".join(by)
     value = f"{alone} images ({percent(alone, e.n)}) broken only without the gradient{beside}"
     advice = "the gradient misleads: " + STRONGER if status != "PASS" else ""
     numbers = {"by": by, "beyond_white_box": alone, "beyond_all_gradient_attacks": beyond}
-    return Check("S6", status, value, f"<= {passing}, <= {warning} images", evidence, advice, numbers, e.points(alone))
+    threshold = f"<= {passing} images, beside all <= {e.images('S6', 'all_pass')}"
+    return Check("S6", status, value, threshold, evidence, advice, numbers, e.points(alone))
 
 
 def s7(e: Evidence) -> Check:
