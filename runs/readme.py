@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sparring.records import (
     AuditRecord,
+    BestResponseRecord,
     ClaimRecord,
     OutPaths,
     ReproductionRecord,
@@ -46,7 +47,8 @@ def main(folder: Path) -> None:
     """Fill both files from the folder's records."""
     out = OutPaths(folder)
     head = restore(ReproductionRecord, read_json(out.reproduction))
-    summary = read(out.records("summary"), SummaryRecord) + read(out.records("robust"), SummaryRecord)
+    summary = [s for name in ("summary", "robust", "gaps") for s in read(out.records(name), SummaryRecord)]
+    responses = read(out.records("responses"), BestResponseRecord)
     audits = read(out.records("audits"), AuditRecord)
     claims = [restore(ClaimRecord, claim) for claim in read_json(out.claims)]
     readme = Path(__file__).parent.parent / "README.md"
@@ -56,7 +58,7 @@ def main(folder: Path) -> None:
     readme.write_text(
         before + BEGIN + "\n" + results(folder, head, summary, claims, audits) + END + after, encoding="utf-8"
     )
-    page = ledger(head, claims) + audited(head, summary, audits)
+    page = ledger(head, claims) + audited(head, summary, audits) + exploited(folder, head, summary, responses)
     (folder / "README.md").write_text(page, encoding="utf-8")
 
 
@@ -183,6 +185,42 @@ def audited(head: ReproductionRecord, summary: list[SummaryRecord], audits: list
         if verdicts:
             cells = [worst(summary, audits, recipe, eps) for eps in grid]
             lines.append(f"| {NAMES[recipe]} | " + " | ".join(cells) + f" | {'; '.join(verdicts)} |")
+    return "\n".join(lines) + "\n"
+
+
+def exploited(
+    folder: Path, head: ReproductionRecord, summary: list[SummaryRecord], responses: list[BestResponseRecord]
+) -> str:
+    """What best responses leave of every recipe, by what they see."""
+    if not responses:
+        return ""
+    kinds = list(dict.fromkeys(r.kind for r in responses))
+    seen = {"x": "x only", "xy": "x and the label", "xg": "x and the gradient", "xyg": "x, label and gradient"}
+    fresh = sorted({len(r.left) for r in responses})
+    seeds = f"{' or '.join(map(str, fresh))} fresh {'seed' if fresh == [1] else 'seeds'}"
+    precision = " and ".join(sorted({r.precision for r in responses}))
+    lines = [
+        "",
+        "# Best responses",
+        "",
+        f"`sparring exploit {folder.as_posix()} --fresh-seeds {fresh[-1]}`: adversaries of the game's size, trained against "
+        "the frozen defender until each had seen at least as many perturbed examples as the game's own (six epochs against a "
+        f"defender that played none), in {precision}; per run the worst case over {seeds}. Accuracy left and gap to the "
+        "in-game accuracy, in % and points, mean over the runs' seeds [95 % t interval]; "
+        f"n = {responses[0].n:,}. *Gain*: accuracy that the second half of the training took, the largest of the recipe's "
+        "runs and kinds.",
+        "",
+        "| training | in-game | " + " | ".join(f"{seen[k]}: left | gap" for k in kinds) + " | gain |",
+        "|---|---|" + "---|---|" * len(kinds) + "---|",
+    ]
+    for recipe in head.recipes:
+        runs = [r for r in responses if r.recipe == recipe]
+        if runs:
+            cells = [cell(summary, recipe, "in_game", None, 0.1)]
+            for k in kinds:
+                cells += [cell(summary, recipe, m, k, 0.1) for m in ("best_response", "best_response_gap")]
+            gain = f"{100 * max(r.gain for r in runs):.1f}"
+            lines.append(f"| {NAMES[recipe]} | " + " | ".join(cells) + f" | {gain} |")
     return "\n".join(lines) + "\n"
 
 

@@ -10,6 +10,7 @@ import torch
 
 from sparring import modes
 from sparring.config import Run
+from sparring.environment import choose_device
 from sparring.errors import InputError
 from sparring.evaluation.accuracy import attacked
 from sparring.evaluation.exploitability import FRESH
@@ -34,6 +35,7 @@ class ResponsePlan:
     epochs: int = 0  # 0: as many perturbed examples as the co-trained adversary saw
     precision: str = "auto"  # of their training: fp32, bf16, or bf16 where the hardware is good at it
     data_root: str | None = None
+    device: str = "cpu"
 
 
 def exploit_runs(
@@ -88,19 +90,25 @@ def over_seeds(records: Sequence[BestResponseRecord]) -> list[SummaryRecord]:
 def exploit_run(folder: Path, plan: ResponsePlan) -> tuple[Path, list[BestResponseRecord]]:
     """The best responses to one run, kind by kind; its records are written after each."""
     trained = load(folder)
-    run, paths, device = trained.run, RunPaths(folder), torch.device("cpu")
-    train_on, test = load_data(run.data if plan.data_root is None else replace(run.data, root=plan.data_root))
+    run, paths, device = trained.run, RunPaths(folder), choose_device(plan.device)
+    known = load_data(run.data if plan.data_root is None else replace(run.data, root=plan.data_root))
+    train_on, test = (part.to(device) for part in known)
+    defender = trained.defender.to(device)
     epochs = plan.epochs or _as_long(trained, len(train_on))
     half = math.ceil(epochs / 2)
     hidden = run.adversary.hidden if run.adversary else FRESH.hidden
     every = max(1, half // HALVINGS)
     settings = replace(FRESH, hidden=hidden, optimizer=replace(FRESH.optimizer, lr=LR, every=every))
     precision = modes.fast_precision(device) if plan.precision == "auto" else plan.precision
-    own = attacked(trained.defender, test, trained.attack(), trained.attack().threat) if trained.adversary else None
+    own = None
+    if trained.adversary is not None:
+        attack = trained.attack()
+        attack.adversary.to(device)
+        own = attacked(defender, test, attack, attack.threat)
     records = []
     for kind in plan.kinds:
         found = best_responses(
-            trained.defender,
+            defender,
             train_on,
             test,
             run.eps,
