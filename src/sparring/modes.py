@@ -1,8 +1,7 @@
 """Modes for the length of a block, undone exactly, module by module, also when the block raises."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -59,24 +58,6 @@ def flushed_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(already)
-
-
-Precision = Literal["fp32", "bf16"]
-
-
-def precision(name: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """Matrix products of the block in fp32 as they are, or in bf16 with parameters and their gradients in fp32.
-
-    For training. An attack that evaluates a model takes its gradients in fp32.
-    """
-    return nullcontext() if name == "fp32" else torch.autocast(device.type, torch.bfloat16)
-
-
-def fast_precision(device: torch.device) -> Precision:
-    """bf16 where the hardware multiplies in it many times as fast: CUDA from Ampere on, processors with AMX; else fp32."""
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp32"
-    return "bf16" if device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16")) else "fp32"
 
 
 @contextmanager

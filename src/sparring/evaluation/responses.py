@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparring import modes
 from sparring.adversaries import Adversary, Seen
 from sparring.adversaries.adversary import n_parameters
 from sparring.attacks import LearnedAttack
@@ -25,6 +24,7 @@ from sparring.evaluation.exploitability import FRESH, OnEpoch, fresh_adversary, 
 from sparring.evaluation.pieces import fingerprint
 from sparring.evaluation.statistics import Interval, paired_bootstrap
 from sparring.game.checkpoint import load_weights, read_verified, save_weights
+from sparring.precision import Precision
 from sparring.threat import ThreatModel
 
 KINDS: Mapping[str, tuple[Seen, ...]] = {
@@ -103,7 +103,7 @@ def best_responses(
     epochs: int = 1,
     settings: AdversaryConfig = FRESH,
     batch_size: int = 128,
-    precision: modes.Precision = "fp32",
+    precision: Precision = "fp32",
     double: bool = True,
     in_game: Tensor | None = None,
     folder: Path | None = None,
@@ -200,7 +200,7 @@ def _trained(
     epochs: int,
     settings: AdversaryConfig,
     batch_size: int,
-    precision: modes.Precision,
+    precision: Precision,
 ) -> tuple[Adversary, Cost]:
     """A fresh adversary after so many epochs, the first half of them those of `start` where it is given; and what these cost.
 

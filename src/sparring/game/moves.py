@@ -18,6 +18,7 @@ from sparring.attacks.learned import Clip, perturb, shown_to
 from sparring.game.dynamics import Dynamic, Turn
 from sparring.game.player import Player
 from sparring.losses import Loss, cross_entropy, objective
+from sparring.precision import Precision, multiplying_in
 from sparring.threat import ThreatModel
 
 Metrics = dict[str, Tensor]
@@ -124,13 +125,13 @@ def best_response(
     return move
 
 
-def in_precision(move: Move, name: modes.Precision) -> Move:
+def in_precision(move: Move, name: Precision) -> Move:
     """The move with its matrix products in this precision; entered anew at each step, so that new weights are cast anew."""
     if name == "fp32":
         return move
 
     def cast(x: Tensor, y: Tensor) -> Metrics:
-        with modes.precision(name, x.device):
+        with multiplying_in(name, x.device):
             return move(x, y)
 
     return cast

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from sparring import modes
 from sparring.config import Run
 from sparring.environment import choose_device
 from sparring.errors import InputError
@@ -17,6 +16,7 @@ from sparring.evaluation.exploitability import FRESH
 from sparring.evaluation.responses import BestResponses, best_responses, check_kinds
 from sparring.evaluation.statistics import mean_interval, paired_bootstrap, wilson
 from sparring.experiment import Trained, load, load_data
+from sparring.precision import fast_precision
 from sparring.records import BestResponseRecord, OutPaths, RunPaths, SummaryRecord, read, write
 from sparring.reproduction.finished import each, finished
 from sparring.targets import co_trained_examples
@@ -99,7 +99,7 @@ def exploit_run(folder: Path, plan: ResponsePlan) -> tuple[Path, list[BestRespon
     hidden = run.adversary.hidden if run.adversary else FRESH.hidden
     every = max(1, half // HALVINGS)
     settings = replace(FRESH, hidden=hidden, optimizer=replace(FRESH.optimizer, lr=LR, every=every))
-    precision = modes.fast_precision(device) if plan.precision == "auto" else plan.precision
+    precision = fast_precision(device) if plan.precision == "auto" else plan.precision
     own = None
     if trained.adversary is not None:
         attack = trained.attack()
