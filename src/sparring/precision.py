@@ -20,5 +20,5 @@ def fast_precision(device: torch.device) -> Precision:
     """bf16 where the hardware multiplies in it many times as fast: CUDA from Ampere on, processors with AMX; else fp32."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp32"
-    told = getattr(torch.cpu, "get_capabilities", dict)()  # older releases do not tell
+    told: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases do not tell
     return "bf16" if device.type == "cpu" and told.get("amx_bf16") else "fp32"
