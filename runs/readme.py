@@ -204,14 +204,13 @@ def exploited(
         "# Best responses",
         "",
         f"`sparring exploit {folder.as_posix()} --fresh-seeds {fresh[-1]}`: adversaries of the game's size, trained against "
-        "the frozen defender until each had seen at least as many perturbed examples as the game's own (six epochs against a "
-        f"defender that played none), in {precision}; per run the worst case over {seeds}. Accuracy left and gap to the "
-        "in-game accuracy, in % and points, mean over the runs' seeds [95 % t interval]; "
-        f"n = {responses[0].n:,}. *Gain*: accuracy that the second half of the training took, the largest of the recipe's "
-        "runs and kinds.",
+        f"the frozen defender in {precision}; per run the worst case over {seeds}. Accuracy left and gap to the in-game "
+        f"accuracy, in % and points, mean over the runs' seeds [95 % t interval]; n = {responses[0].n:,}. *Gain*: accuracy that "
+        "the second half of the training took, the largest of the recipe's runs and kinds. *Seen*: millions of examples in the "
+        "training of each, and of the game's own adversary.",
         "",
-        "| training | in-game | " + " | ".join(f"{seen[k]}: left | gap" for k in kinds) + " | gain |",
-        "|---|---|" + "---|---|" * len(kinds) + "---|",
+        "| training | in-game | " + " | ".join(f"{seen[k]}: left | gap" for k in kinds) + " | gain | seen |",
+        "|---|---|" + "---|---|" * len(kinds) + "---|---|",
     ]
     for recipe in head.recipes:
         runs = [r for r in responses if r.recipe == recipe]
@@ -220,7 +219,9 @@ def exploited(
             for k in kinds:
                 cells += [cell(summary, recipe, m, k, 0.1) for m in ("best_response", "best_response_gap")]
             gain = f"{100 * max(r.gain for r in runs):.1f}"
-            lines.append(f"| {NAMES[recipe]} | " + " | ".join(cells) + f" | {gain} |")
+            own = max(r.co_trained_examples or 0 for r in runs)
+            seen_in = f"{max(r.examples for r in runs) / 1e6:.2f}" + (f", own {own / 1e6:.2f}" if own else "")
+            lines.append(f"| {NAMES[recipe]} | " + " | ".join(cells) + f" | {gain} | {seen_in} |")
     return "\n".join(lines) + "\n"
 
 

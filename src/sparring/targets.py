@@ -23,7 +23,7 @@ from sparring.evaluation.responses import load_adversary
 from sparring.evaluation.statistics import wilson
 from sparring.experiment import Trained, history, load, load_data
 from sparring.game.checkpoint import read_verified
-from sparring.records import PayoffRecord, RunPaths, read_json
+from sparring.records import EpochRecord, PayoffRecord, RunPaths, read, read_json
 from sparring.threat import ThreatModel
 
 PAST = 10  # past adversaries that an audit attacks with, spread over all that were kept
@@ -61,11 +61,11 @@ def run_audit(
         subject = Subject(model=model, data=classes_of(test, model), eps=(), name=target, train=train_on)
     if data is not None:
         train_on, test = _pair(data, root)
-        subject = replace(subject, data=classes_of(test, subject.model), train=train_on)
+        subject = replace(subject, data=classes_of(test, subject.model), train=train_on, fresh=())
     if eps is not None:
         subject = replace(subject, eps=(eps,) if isinstance(eps, int | float) else tuple(eps))
     if not train:
-        subject = replace(subject, train=None)
+        subject = replace(subject, train=None, fresh=())
     subject = replace(subject, declared_random=declared_random)
     checked = (lambda: tested or self_test()) if level_of(level).self_test else None
     return audit_subject(
@@ -116,7 +116,7 @@ def of_run(folder: Path, *, root: str | Path | None = None) -> Subject:
             selection="training",  # training stops by the training loss and never reads the test set
             test_evaluations=recorded_evaluations(folder),
             seeds=(run.seed, *(int(name.removeprefix("seed")) for name in siblings)),
-            co_trained_examples=co_trained_examples(trained, len(train_on)),
+            co_trained_examples=co_trained_examples(trained, len(train_on), epochs_alone(folder)),
         ),
     )
 
@@ -166,23 +166,33 @@ def payoffs_of_run(
     return made
 
 
-def co_trained_examples(trained: Trained, n: int) -> int | None:
-    """How many perturbed examples the co-trained adversary saw of a training set of n, repetitions counted; None without one."""
-    settings = trained.run.training
+def co_trained_examples(trained: Trained, n: int, alone: int = 0) -> int | None:
+    """How many perturbed examples the co-trained adversary stepped on, of a training set of n, repetitions counted.
+
+    `alone` are its epochs before an initialised game. None without an adversary.
+    """
+    settings, play = trained.run.training, trained.run.play
     if trained.adversary is None:
         return None
     share = 1.0 if settings.mix == "both" else 1 - settings.clean_share
-    return round(share * trained.record.epochs * (n // settings.batch_size) * settings.batch_size)
+    epoch = (n // settings.batch_size) * settings.batch_size
+    return round(share * play.adversary_steps * trained.record.epochs * epoch) + alone * epoch
+
+
+def epochs_alone(folder: Path) -> int:
+    """How many epochs a run's adversary trained by itself before the game."""
+    return sum(record.phase == "adversary" for record in read(RunPaths(folder).epochs, EpochRecord))
 
 
 def best_responses_of(folder: Path, defender: nn.Module) -> list[Fresh]:
-    """The best responses to exactly this defender that `sparring exploit` left in a run's folder, the shortest first."""
+    """The best responses to exactly this defender that `sparring exploit` left in a run's folder."""
     found = []
     for path in sorted(RunPaths(folder).best_responses.glob("*.safetensors")):
         told = read_verified(path)[1]
         if told.get("defender") == fingerprint([defender]):
-            found.append(Fresh(told["kind"], told["seed"], load_adversary(path), told["steps"], told["examples"]))
-    return sorted(found, key=lambda response: response.steps)
+            trained = (load_adversary(path), told["eps"], told["steps"], told["examples"])
+            found.append(Fresh(told["kind"], told["seed"], *trained))
+    return found
 
 
 def neighbours(folder: Path) -> dict[str, str]:
@@ -192,6 +202,12 @@ def neighbours(folder: Path) -> dict[str, str]:
     done = {run: RunPaths(run).done for run in sorted(set(around) - {here})}
     found = {run: read_json(path) for run, path in done.items() if path.is_file()}
     return {f"{run.parent.name}/{run.name}": told["defender_sha256"] for run, told in found.items()}
+
+
+def best_response_stamps(folder: Path) -> dict[str, str]:
+    """The best responses in a run's folder, by the digest of all that decided their training."""
+    paths = sorted(RunPaths(folder).best_responses.glob("*.safetensors"))
+    return {path.name: str(read_verified(path)[1].get("training")) for path in paths}
 
 
 def has_past(folder: Path) -> bool:

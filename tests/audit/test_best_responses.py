@@ -11,16 +11,15 @@ import pytest
 import torch
 
 from sparring import recipes
-from sparring.auditing import audit_subject
+from sparring.auditing import CHECKS, LEVELS, audit_subject
 from sparring.auditing.selftest import SELF
 from sparring.errors import InputError
 from sparring.evaluation import attacked
 from sparring.experiment import load, load_data, train_run
 from sparring.records import BestResponseRecord, OutPaths, SummaryRecord, read
-from sparring.reproduction import responses
 from sparring.reproduction.audits import AuditPlan, _stamp
 from sparring.reproduction.responses import ResponsePlan, exploit_runs, over_seeds
-from sparring.targets import co_trained_examples, of_run
+from sparring.targets import co_trained_examples, of_run, run_audit
 
 PLAN = ResponsePlan(kinds=("x", "xg"), fresh_seeds=2, epochs=4, precision="fp32")
 
@@ -68,13 +67,44 @@ def test_what_a_record_says_is_what_the_kept_adversaries_leave(exploited: Path) 
 
 def test_an_audit_takes_them_instead_of_training_its_own(exploited: Path) -> None:
     subject = of_run(OutPaths(exploited).run("gan_tanh", 0).folder)
-    assert [(r.kind, r.steps) for r in subject.fresh] == [(k, s) for s in (4, 8) for k in ("x", "x", "xg", "xg")]
+    assert sorted((r.kind, r.steps) for r in subject.fresh) == [(k, s) for k in ("x", "xg") for s in (4, 4, 8, 8)]
     level = replace(SELF, n=60, steps=5, queries=20, noise_draws=5, fresh_steps=10**9)
     found = audit_subject(subject, level=level)
     assert "4,096 examples seen in training, its own adversary 2,112" in found["G1"].evidence
     assert "seeing x" in found["G2"].value and "seeing the gradient" in found["G2"].value
     assert "fresh adversary 1, half as long" in found["G3"].evidence
     assert {"best response xg 0", "best response xg 1"} <= {row.attack for row in found.attacks}
+    whole = audit_subject(subject, level=level, full=True).headlines[0]
+    assert whole.n == 360 and whole.survived <= found.headlines[0].survived + 300
+
+
+def test_they_are_used_at_the_eps_they_were_trained_at_and_for_the_runs_own_data_only(exploited: Path) -> None:
+    folder = OutPaths(exploited).run("gan_tanh", 0).folder
+    subject = of_run(folder)
+    level = replace(SELF, n=60, steps=5, queries=20, noise_draws=5, fresh_steps=7)
+    found = audit_subject(replace(subject, eps=(0.2,)), level=level, checks={"G1": CHECKS["G1"], "G2": CHECKS["G2"]})
+    assert f"{7 * 128} examples seen" in found["G1"].evidence and "the gradient" not in found["G2"].value
+    test = load_data(load(folder).run.data)[1]
+    LEVELS["tiny"] = level
+    try:
+        other = run_audit(str(folder), data=(test, test), level="tiny")
+    finally:
+        del LEVELS["tiny"]
+    assert f"{7 * 128} examples seen" in other["G1"].evidence
+
+
+def test_half_as_long_is_half_as_long(exploited: Path) -> None:
+    subject = of_run(OutPaths(exploited).run("gan_tanh", 0).folder)
+    odd = [replace(r, steps=7) if r.steps == 4 else r for r in subject.fresh]
+    level = replace(SELF, n=60, steps=5, queries=20, noise_draws=5)
+    found = audit_subject(replace(subject, fresh=odd), level=level, checks={"G1": CHECKS["G1"], "G3": CHECKS["G3"]})
+    assert found["G3"].status == "SKIP" and "only one length" in found["G3"].evidence
+
+
+def test_a_call_for_one_kind_keeps_the_records_of_the_others(exploited: Path, tmp_path: Path) -> None:
+    shutil.copytree(exploited / "runs" / "fgsm", tmp_path / "runs" / "fgsm")
+    exploit_runs(tmp_path, replace(PLAN, kinds=("xy",), fresh_seeds=1))
+    assert {r.kind for r in read(OutPaths(tmp_path).records("responses"), BestResponseRecord)} == {"x", "xg", "xy"}
 
 
 def test_responses_to_other_weights_are_not_taken(exploited: Path, tmp_path: Path) -> None:
@@ -97,7 +127,9 @@ def test_trained_ones_are_kept_and_more_seeds_join_them(exploited: Path, monkeyp
 def test_without_epochs_they_see_as_many_examples_as_the_games_own(exploited: Path) -> None:
     trained = load(OutPaths(exploited).run("gan_tanh", 0).folder)
     assert co_trained_examples(trained, 1437) == 3 * 11 * 64
-    assert responses._as_long(trained, 1437) == 3  # of 2 x 512 examples each
+    assert co_trained_examples(trained, 1437, alone=2) == 3 * 11 * 64 + 2 * 11 * 128
+    twice = replace(trained, run=replace(trained.run, play=replace(trained.run.play, adversary_steps=2)))
+    assert co_trained_examples(twice, 1437) == 3 * 11 * 128
     both = replace(trained, run=replace(trained.run, training=replace(trained.run.training, mix="both")))
     assert co_trained_examples(both, 1437) == 3 * 11 * 128
 
@@ -107,6 +139,8 @@ def test_over_seeds_a_kind_has_a_mean_and_a_gap_only_in_games(exploited: Path) -
     made = over_seeds([*records, *(replace(r, seed=1, worst=r.worst / 2) for r in records)])
     assert {(s.recipe, s.metric) for s in made if "gap" in s.metric} == {("gan_tanh", "best_response_gap")}
     first = next(s for s in made if (s.recipe, s.attack, s.metric) == ("fgsm", "x", "best_response"))
+    mixed = over_seeds([*records, *(replace(r, seed=1, epochs=9) for r in records)])
+    assert mixed == []
     assert first.mean == pytest.approx(0.75 * records[0].worst) and first.n_seeds == 2
     assert read(OutPaths(exploited).records("gaps"), SummaryRecord)
 
@@ -133,7 +167,7 @@ def test_an_audit_is_made_again_once_there_are_best_responses_or_other_neighbour
     shutil.copytree(exploited / "runs", tmp_path / "runs")
     game, plan = OutPaths(tmp_path).run("gan_tanh", 0), AuditPlan()
     stamps = [_stamp(game.folder, plan)]
-    assert list(stamps[0]["neighbours"]) == ["fgsm/seed0"] and len(stamps[0]["best_responses"]) == 8
+    assert list(stamps[0]["neighbours"]) == ["fgsm/seed0"] and len(set(stamps[0]["best_responses"].values())) == 8
     next(game.best_responses.iterdir()).unlink()
     stamps.append(_stamp(game.folder, plan))
     shutil.rmtree(OutPaths(tmp_path).run("fgsm", 0).folder)

@@ -101,6 +101,7 @@ def test_a_point_belongs_to_the_one_example_in_whose_ball_it_lies() -> None:
     assert balls.owners(torch.full((3, 8), 0.3)).tolist() == [NONE] * 3
     assert balls.owners(torch.full((5, 8), 0.46)).tolist() == [1] * 5
     assert balls.owners(x).tolist() == [0, 1, 2, 3]
+    assert balls.owners(x.flip(0) + 0.01)[[0, 3]].tolist() == [3, 0]  # a batch of that size in another order
 
 
 # noise

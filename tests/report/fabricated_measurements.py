@@ -155,6 +155,7 @@ def best_responses(recipe: str, seed: int, rng: random.Random) -> list[BestRespo
             BestResponseRecord(
                 recipe=recipe,
                 seed=seed,
+                defender_sha256=f"{seed:064x}",
                 kind=kind,
                 eps=0.1,
                 n=N,

@@ -14,6 +14,7 @@ from sparring.evaluation.statistics import wilson
 
 IN_GAME = "call it in-game accuracy, or by its attack"
 SEEING = {"x": "x", "xy": "the label", "xg": "the gradient", "xyg": "label and gradient"}
+NO_PROOF = "best responses of too few seeds or examples, or that still gain, can fail this check, never pass it"
 NO_GAME = "no co-trained adversary given"
 NO_DATA = "no training data to train fresh adversaries on"
 _WEAK = re.compile(r"co-?trained|in-game|its (own )?adversary|single[- ]step|one[- ]step|\bfgsm\b", re.IGNORECASE)
@@ -21,9 +22,10 @@ _ROBUST = re.compile(r"robust(ness)? (accuracy|to its)|\brobust:", re.IGNORECASE
 _NOT = r"\b(not(?! (only|just|merely))|never|no(?! (less|doubt))|nor|cannot|\w+n['’]t)"
 _CALL = r"(call|name|label|report|quote|claim|describ|mistak|take|tak|mean)\w*"
 _FILL = r"(a|an|any|the|its|our|be|as|of|yet|real|really|true|truly|to|called|named|labell?ed|reported|quoted|claimed|evidence)"
+_ON = r"(?:(?! (?:but|and|while|without|yet|which|that|from|reach))[^.,;:!?]){0,60}"  # the same clause goes on
 _DENIED = (
     re.compile(  # "not robust accuracy", "never call in-game accuracy robust accuracy"; it ends where the phrase begins
-        rf"{_NOT}( {_FILL})*[ \"'“*_]*$|{_NOT}( \w+){{0,2}} {_CALL}\b[^.,;:!?]{{0,60}}$", re.IGNORECASE
+        rf"{_NOT}( {_FILL})*[ \"'“*_]*$|{_NOT}( \w+){{0,2}} {_CALL}\b{_ON}$", re.IGNORECASE
     )
 )
 
@@ -42,14 +44,21 @@ def g1(e: Evidence) -> Check:
     low, high = wilson(round(left), e.n).low, wilson(round(left), e.n).high
     value = f"in-game {percent(e.own.survived, e.n)}, best response {percent(left, e.n)} [{100 * low:.1f}, {100 * high:.1f}]"
     seen, needed = min(r.examples for r in e.responses), e.subject.provenance.co_trained_examples
-    short = len(each) < 3 or needed is None or seen < needed
+    short = len(each) < 3 or needed is None or seen < needed or not _converged(e)
     own = "" if needed is None else f", its own adversary {needed:,}"
     evidence = f"({seeds}; {seen:,} examples seen in training{own}), gap {100 * gap / e.n:.1f} points"
     if status == "PASS" and short:
-        status, evidence = "INFO", evidence + "; a short best response can fail this check, never pass it"
+        status, evidence = "INFO", evidence + f"; {NO_PROOF}"
     advice = "say 'in-game accuracy'; report the worst case" if status in ("WARN", "FAIL") else ""
     return Check("G1", status, value, f"<= {e.images('G1', 'pass')} images", evidence, advice,
                  {"in_game": e.own.survived, "best_response": left}, e.points(gap))  # fmt: skip
+
+
+def _converged(e: Evidence) -> bool:
+    """Whether twice the training of a best response gained no more than G3 allows; False where nobody knows."""
+    if "G3" in e.level.leaves_out or e.shorter is None or e.longer is None:
+        return False
+    return e.shorter.survived - e.longer.survived <= e.images("G3", "pass")
 
 
 def g2(e: Evidence) -> Check:

@@ -14,7 +14,7 @@ from sparring.auditing.runs import AttackRun
 from sparring.data import Data
 from sparring.threat import ThreatModel
 
-BLACK = "black-box"
+BLACK, UNTRIED = "black-box", "use of labels could not be tried"
 
 
 def i9(e: Evidence) -> Check:
@@ -25,6 +25,9 @@ def i9(e: Evidence) -> Check:
     if predicted:
         return Check("I9", "FAIL", "predicted labels", "true labels", evidence, "attack the true label, not the answer")
     evidence += f"; {note}" if note else ""
+    if note.startswith(UNTRIED):
+        advice = "see that the attack is given true labels, and repeats itself under one seed"
+        return Check("I9", "WARN", f"N = {e.n}", "true labels", evidence, advice)
     if e.subject.train is None:
         return Check("I9", "PASS", f"N = {e.n}", "", evidence + "; no training data given, duplicates not looked for")
     known = _hashes(e.subject.train)
@@ -105,9 +108,9 @@ def ignores_labels(attack: Callable[[ThreatModel], Attack], data: Data) -> tuple
             try:
                 found.append(_run_once(attack(threat), model, x, labels))
             except Exception as problem:  # anyone's attack may ask anything of a model
-                return False, f"use of labels could not be tried: {_line(problem)}"
+                return False, f"{UNTRIED}: {_line(problem)}"
     if not torch.equal(found[0], found[1]):
-        return False, "use of labels could not be tried: the attack does not repeat itself"
+        return False, f"{UNTRIED}: the attack does not repeat itself"
     same = torch.equal(found[0], found[2])
     return same and bool(asked), "the attack needs neither labels nor the model" if same else ""
 

@@ -25,11 +25,7 @@ def over_all(e: Evidence) -> Headline:
     def attacks(threat: ThreatModel) -> list[tuple[str, Attack]]:
         learned = [(f"adversary of {k}", LearnedAttack(a.adversary, threat)) for k, a in e.subject.learned.items()]
         fresh = [(f"fresh adversary {i + 1}", LearnedAttack(r.adversary, threat)) for i, r in enumerate(e.responses)]
-        fresh += [
-            (f"best response {r.kind} {r.seed}", LearnedAttack(r.adversary, threat))
-            for r in e.subject.fresh
-            if r.kind != "x"
-        ]
+        fresh += [(run.name, LearnedAttack(a, threat)) for run, a in e.informed_adversaries]
         gradient = suite.headline(e.level, e.data.n_classes, claimed=-1.0)(threat)
         given = e.subject.adversary
         network = given.adversary if isinstance(given, LearnedAttack) else given

@@ -1,5 +1,6 @@
 """Opponents that learn: best responses, the co-trained adversary, other models to transfer from. Each is trained once."""
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -31,7 +32,7 @@ class Opponents(Ground):
     @cached_property
     def responses(self) -> list[Response]:
         """Best responses that see x only: those at hand, the longest training of each seed, else fresh ones trained here."""
-        if given := longest(self.subject.fresh, "x"):
+        if given := longest(self.at_hand, "x"):
             return [Response(r.adversary.to(self.device), r.steps, r.examples) for r in given]
         if self.training_data is None:
             return []
@@ -59,33 +60,45 @@ class Opponents(Ground):
         ]
 
     @cached_property
+    def at_hand(self) -> list[Fresh]:
+        """The best responses that were trained at the claimed eps, the shortest first."""
+        return sorted((r for r in self.subject.fresh if math.isclose(r.eps, self.eps)), key=lambda r: r.steps)
+
+    @cached_property
+    def informed_adversaries(self) -> list[tuple[AttackRun, Adversary]]:
+        """The best responses at hand that see more than x, each with its run."""
+        kinds = dict.fromkeys(r.kind for r in self.at_hand if r.kind != "x")
+        known = [(f"best response {r.kind} {r.seed}", r) for kind in kinds for r in longest(self.at_hand, kind)]
+        return [
+            (self.run(name, "learned", LearnedAttack(network, self.threat())), network)
+            for name, r in known
+            for network in [r.adversary.to(self.device)]
+        ]
+
+    @cached_property
     def informed(self) -> dict[str, list[AttackRun]]:
-        """The best responses at hand that see more than x, by kind."""
-        kinds = dict.fromkeys(r.kind for r in self.subject.fresh if r.kind != "x")
-        return {
-            kind: [
-                self.run(f"best response {kind} {r.seed}", "learned", LearnedAttack(r.adversary, self.threat()))
-                for r in longest(self.subject.fresh, kind)
-            ]
-            for kind in kinds
-        }
+        """The runs of best responses that see more than x, by kind."""
+        found: dict[str, list[AttackRun]] = {}
+        for run, _ in self.informed_adversaries:
+            found.setdefault(run.name.split()[2], []).append(run)
+        return found
 
     @cached_property
     def shorter(self) -> AttackRun | None:
-        """The first best response after half the training of `longer`."""
-        known = [r for r in self.subject.fresh if r.kind == "x"]
-        if not known:
+        """The first best response after half the training of `longer`; None where that is not at hand."""
+        whole = longest(self.at_hand, "x")
+        if not whole:
             return self.fresh[0] if self.fresh else None
-        half = [r for r in known if r.seed == known[0].seed and r.steps < self.responses[0].steps]
+        half = [r for r in self.at_hand if (r.kind, r.seed, 2 * r.steps) == ("x", whole[0].seed, whole[0].steps)]
         if not half:
             return None
-        attack = LearnedAttack(half[-1].adversary.to(self.device), self.threat())
-        return self.run("fresh adversary 1, half as long", "learned", attack)
+        attack = LearnedAttack(half[0].adversary.to(self.device), self.threat())
+        return self.run("fresh adversary 1, half as long", "learned", attack, again=True)
 
     @cached_property
     def longer(self) -> AttackRun | None:
         """The first best response, trained twice as long as `shorter`."""
-        if longest(self.subject.fresh, "x"):
+        if longest(self.at_hand, "x"):
             return self.fresh[0]
         if not self.responses or self.training_data is None:
             return None

@@ -170,10 +170,12 @@ class Balls:
         return self._only(self.flat, 2 * self.eps) >= 0
 
     def owners(self, points: Tensor) -> Tensor:
-        """Of each point (M, *shape) the example in whose ball alone it lies, (M,); a batch of B is taken to be in its order."""
-        if points.shape == self.x.shape:
-            return torch.arange(len(points), device=points.device)
+        """Of each point (M, *shape) the example in whose ball alone it lies, (M,); a batch of B may be in their order."""
         flat, last = points.flatten(1).float(), self.last
+        if points.shape == self.x.shape:
+            order = torch.arange(len(points), device=points.device)
+            if self._near(flat, order, self.eps + ROUNDING).all():
+                return order
         if last is not None and len(last) == len(flat) and self._near(flat, last, self.eps + ROUNDING).all():
             return last  # most often the same examples again
         found = torch.cat([self._only(part, self.eps) for part in flat.split(2048)])

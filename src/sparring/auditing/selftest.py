@@ -33,7 +33,7 @@ SELF = replace(
     noise_draws=30,
     fresh_steps=60,
     surrogate_steps=60,
-    leaves_out={},
+    leaves_out={"S16": "not in the self-test"},
 )
 Makers = Mapping[str, Callable[[Evidence], Check]]
 

@@ -32,6 +32,7 @@ class Fresh:
     kind: str
     seed: int
     adversary: Adversary
+    eps: float  # at which it was trained; it is used at this eps only
     steps: int
     examples: int  # seen in training, repetitions counted
 

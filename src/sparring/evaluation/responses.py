@@ -207,7 +207,7 @@ def _trained(
     From the folder where it is there already.
     """
     path = folder and folder / f"best-response-{kind}-seed{seed}-epochs{epochs}.safetensors"
-    training = [threat, kind, seed, epochs, to_dict(settings), batch_size, precision]
+    training = [threat, kind, seed, epochs, to_dict(settings), batch_size, precision, start is not None]
     stamp = fingerprint([model, data.fingerprint, *training]) if path else ""
     if path and path.exists():
         try:

@@ -132,7 +132,8 @@ def in_precision(move: Move, name: Precision) -> Move:
 
     def cast(x: Tensor, y: Tensor) -> Metrics:
         with multiplying_in(name, x.device):
-            return move(x, y)
+            metrics = move(x, y)
+        return {name: value.float() for name, value in metrics.items()}  # sums over an epoch need more digits
 
     return cast
 

@@ -55,7 +55,7 @@ class AuditRecord:
 
 @dataclass(frozen=True)
 class BestResponseRecord:
-    """What fresh adversaries of one kind leave of one frozen defender, after at least the training of its own adversary.
+    """What fresh adversaries of one kind leave of one frozen defender; by default trained for as long as its own adversary.
 
     All figures are of the longest training, but for `gain`: accuracy left after half of it less that after the whole, mean over
     fresh seeds, paired. A gap found is proof; a gap not found is training not spent, the more so the larger the gain.
@@ -63,6 +63,7 @@ class BestResponseRecord:
 
     recipe: str
     seed: int  # of the run
+    defender_sha256: str
     kind: str  # what the adversary sees: "x"; "xy", the label too; "xg", the defender's gradient at x too
     eps: float
     n: int

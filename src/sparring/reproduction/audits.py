@@ -31,7 +31,7 @@ from sparring.records import (
 )
 from sparring.reproduction.finished import each, finished
 from sparring.reproduction.workers import duration
-from sparring.targets import has_past, neighbours, payoffs_of_run, run_audit
+from sparring.targets import best_response_stamps, has_past, neighbours, payoffs_of_run, run_audit
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,10 @@ def over_seeds(records: Sequence[AuditRecord]) -> list[SummaryRecord]:
 def _one(run: Path, plan: AuditPlan, tested: SelfTest | None) -> AuditRecord:
     """Audit one run on one thread and write its audit.json."""
     torch.set_num_threads(1)
-    config = read_json(RunPaths(run).config)
+    config, stamp = (
+        read_json(RunPaths(run).config),
+        _stamp(run, plan),
+    )  # before: what comes meanwhile is not in this audit
     audit = run_audit(
         str(run),
         eps=plan.eps or None,
@@ -125,7 +128,7 @@ def _one(run: Path, plan: AuditPlan, tested: SelfTest | None) -> AuditRecord:
     eps = plan.eps[0] if plan.eps else None
     past = payoffs_of_run(run, eps=eps, level=plan.level, seed=plan.seed, root=plan.data_root)
     _keep(RunPaths(run).payoffs, past)
-    content = {"stamp": _stamp(run, plan), "record": record, "audit": told, "printed": str(audit)}
+    content = {"stamp": stamp, "record": record, "audit": told, "printed": str(audit)}
     write_json(RunPaths(run).audit, content)
     return record
 
@@ -159,9 +162,7 @@ def _stamp(run: Path, plan: AuditPlan) -> dict[str, Any]:
         "thresholds": shipped().version,
     }
     stamp["neighbours"] = neighbours(run)
-    stamp["best_responses"] = {
-        path.name: path.stat().st_size for path in sorted(RunPaths(run).best_responses.glob("*"))
-    }
+    stamp["best_responses"] = best_response_stamps(run)
     if has_past(run):
         stamp["history"] = kept_epochs(run)
     if looks := len(read_watch(run)):

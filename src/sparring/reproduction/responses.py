@@ -15,11 +15,11 @@ from sparring.evaluation.accuracy import attacked
 from sparring.evaluation.exploitability import FRESH
 from sparring.evaluation.responses import BestResponses, best_responses, check_kinds
 from sparring.evaluation.statistics import mean_interval, paired_bootstrap, wilson
-from sparring.experiment import Trained, load, load_data
+from sparring.experiment import load, load_data
 from sparring.precision import fast_precision
 from sparring.records import BestResponseRecord, OutPaths, RunPaths, SummaryRecord, read, write
 from sparring.reproduction.finished import each, finished
-from sparring.targets import co_trained_examples
+from sparring.targets import co_trained_examples, epochs_alone
 
 BATCH, LR = 512, 0.3
 WITHOUT_A_GAME = 6  # epochs against a defender that played none
@@ -32,7 +32,7 @@ class ResponsePlan:
 
     kinds: tuple[str, ...] = ("x", "xy", "xg")
     fresh_seeds: int = 3
-    epochs: int = 0  # 0: as many perturbed examples as the co-trained adversary saw
+    epochs: int = 0  # rounded up to an even number; 0: as many perturbed examples as the co-trained adversary saw
     precision: str = "auto"  # of their training: fp32, bf16, or bf16 where the hardware is good at it
     data_root: str | None = None
     device: str = "cpu"
@@ -73,10 +73,15 @@ def exploit_runs(
 
 
 def over_seeds(records: Sequence[BestResponseRecord]) -> list[SummaryRecord]:
-    """What each kind leaves of each recipe, and its gap to the game, over the runs' seeds."""
+    """What each kind leaves of each recipe, and its gap to the game, over the runs' seeds.
+
+    Runs whose best responses trained for different lengths, or in different numbers, are not averaged.
+    """
     made = []
     for recipe, kind in dict.fromkeys((r.recipe, r.kind) for r in records):
         runs = [r for r in records if (r.recipe, r.kind) == (recipe, kind)]
+        if len({(r.eps, r.epochs, len(r.left)) for r in runs}) > 1:
+            continue
         gaps = [r.gap for r in runs if r.gap is not None]
         for metric, values in (("best_response", [r.worst for r in runs]), ("best_response_gap", gaps)):
             if values:
@@ -94,10 +99,11 @@ def exploit_run(folder: Path, plan: ResponsePlan) -> tuple[Path, list[BestRespon
     known = load_data(run.data if plan.data_root is None else replace(run.data, root=plan.data_root))
     train_on, test = (part.to(device) for part in known)
     defender = trained.defender.to(device)
-    epochs = plan.epochs or _as_long(trained, len(train_on))
-    half = math.ceil(epochs / 2)
+    seen, batch = co_trained_examples(trained, len(train_on), epochs_alone(folder)), min(BATCH, len(train_on))
+    per_epoch = len(train_on) // batch * batch
+    half = math.ceil((plan.epochs or (WITHOUT_A_GAME if seen is None else math.ceil(seen / per_epoch))) / 2)
     hidden = run.adversary.hidden if run.adversary else FRESH.hidden
-    every = max(1, half // HALVINGS)
+    every = max(1, round(half / HALVINGS))
     settings = replace(FRESH, hidden=hidden, optimizer=replace(FRESH.optimizer, lr=LR, every=every))
     precision = fast_precision(device) if plan.precision == "auto" else plan.precision
     own = None
@@ -105,7 +111,10 @@ def exploit_run(folder: Path, plan: ResponsePlan) -> tuple[Path, list[BestRespon
         attack = trained.attack()
         attack.adversary.to(device)
         own = attacked(defender, test, attack, attack.threat)
-    records = []
+    digest = trained.record.defender_sha256
+    others = [r for r in read(paths.responses, BestResponseRecord) if r.defender_sha256 == digest]
+    records = [r for r in others if r.kind not in plan.kinds]
+    made = []
     for kind in plan.kinds:
         found = best_responses(
             defender,
@@ -116,25 +125,20 @@ def exploit_run(folder: Path, plan: ResponsePlan) -> tuple[Path, list[BestRespon
             seeds=range(plan.fresh_seeds),
             epochs=half,
             settings=settings,
-            batch_size=BATCH,
+            batch_size=batch,
             precision=precision,  # type: ignore[arg-type]
             in_game=own.correct if own else None,
             folder=paths.best_responses,
         )
-        records.append(_record(run, kind, found, precision, len(train_on), co_trained_examples(trained, len(train_on))))
-        write(paths.responses, records)
-    return folder, records
-
-
-def _as_long(trained: Trained, n: int) -> int:
-    """Epochs in which a fresh adversary sees at least as many perturbed examples as the co-trained one saw."""
-    seen = co_trained_examples(trained, n)
-    return WITHOUT_A_GAME if seen is None else math.ceil(seen / (n // BATCH * BATCH))
+        made.append(_record(run, digest, kind, found, precision, per_epoch // batch, batch, seen))
+        write(paths.responses, [*records, *made])
+    return folder, made
 
 
 def _record(
-    run: Run, kind: str, found: BestResponses, precision: str, n_train: int, seen: int | None
+    run: Run, digest: str, kind: str, found: BestResponses, precision: str, steps: int, batch: int, seen: int | None
 ) -> BestResponseRecord:
+    """What best responses of one kind left; an epoch of theirs has so many steps of so many examples."""
     epochs = max(response.epochs for response in found.responses)
     longest = [response for response in found.responses if response.epochs == epochs]
     survived = torch.stack([response.outcome.correct for response in longest]).all(0).cpu()
@@ -148,12 +152,13 @@ def _record(
     return BestResponseRecord(
         recipe=run.recipe,
         seed=run.seed,
+        defender_sha256=digest,
         kind=kind,
         eps=run.eps,
         n=n,
         epochs=epochs,
-        steps=epochs * (n_train // BATCH),
-        examples=epochs * (n_train // BATCH) * BATCH,
+        steps=epochs * steps,
+        examples=epochs * steps * batch,
         co_trained_examples=seen,
         parameters=longest[0].parameters,
         left=tuple(response.outcome.accuracy for response in longest),
