@@ -1,11 +1,13 @@
-"""Fit the audit's thresholds: honest models of four families, and every planted fault, measured at n = 1,000 at level standard.
+"""Fit the audit's thresholds: honest models of four families, and every planted fault, measured at n = 1,000.
 
-    python runs/thresholds.py results/thresholds [--seeds 20] [--epochs 6] [--workers 2]
+    python runs/thresholds.py results/thresholds [--seeds 20] [--epochs 3] [--workers 2]
 
-Trains a vanilla, an FGSM-, a PGD-7- and a TRADES-trained network of the paper's size for each seed, and audits each in groups I
-and II. The first five seeds are there to choose thresholds by, the others only count false alarms. Then plants
-every fault of the zoo in the first vanilla and the first FGSM-trained model. Writes honest.jsonl, faults.jsonl and README.md with
-what each threshold rests on; the same command goes on where it was stopped, and --table only writes README.md again.
+The level is standard, but for best responses: one of 500 steps instead of three of 1,500. Trains a vanilla, an FGSM-, a PGD-7-
+and a TRADES-trained network of the paper's size for each seed, and audits each in groups I and II. The first five seeds are there
+to choose thresholds by, the others only count false alarms. Then plants every fault of the zoo in the first vanilla and the first
+FGSM-trained model. Writes honest.jsonl, faults.jsonl and README.md with what each threshold rests on; the same command goes on
+where it was stopped, and --table only writes README.md again. What was judged by other thresholds is done again, except on the
+seeds to choose by: their statuses are those that asked for a change.
 """
 
 import argparse
@@ -25,7 +27,7 @@ from torch import Tensor
 
 from sparring import modes
 from sparring.attacks import PGD, fgsm, identity
-from sparring.auditing import CHECKS, LEVELS, Subject, audit_subject
+from sparring.auditing import CHECKS, LEVELS, Check, Subject, audit_subject
 from sparring.auditing.evidence import chosen
 from sparring.auditing.thresholds import shipped
 from sparring.auditing.zoo import rows
@@ -102,12 +104,13 @@ def audited(task: tuple[str, str, int, int, str]) -> tuple[str, list[dict[str, A
     kind, family, seed, epochs, out = task
     folder, (train_on, test) = Path(out), data()
     model = honest(family, seed, train_on, epochs, folder)
-    told: dict[str, Any] = {"family": family, "seed": seed, "n": LEVEL.n, "eps": EPS}
+    told: dict[str, Any] = {"family": family, "seed": seed, "n": LEVEL.n, "eps": EPS, "epochs": epochs}
+    told["thresholds"] = shipped().version
     if kind == "honest":
         twin = None if family == "vanilla" else honest("vanilla", seed, train_on, epochs, folder)
         subject = Subject(model=model, data=test, eps=(EPS,), name=f"{family} {seed}", train=train_on, twin=twin)
         result = audit_subject(subject, level=LEVEL, checks=JUDGED, seed=seed)
-        made = [{"check": c.id, "status": c.status, "statistic": c.statistic, "value": c.value} for c in result.checks]
+        made = [of(check) for check in result.checks]
         accuracy = result.headlines[0].accuracy if result.headlines else None
         return "honest", [told | {"clean": result.clean, "robust": accuracy, "checks": made}]
     assert LEVEL.n is not None
@@ -118,9 +121,16 @@ def audited(task: tuple[str, str, int, int, str]) -> tuple[str, list[dict[str, A
         only = {id: check for id, check in CHECKS.items() if id in wanted}
         result = audit_subject(row.subject, level=level, checks=only, keep_going=True)
         sets = ["|".join(sorted(ids)) for ids in row.fires]
-        made = [{"check": c.id, "status": c.status, "statistic": c.statistic, "value": c.value} for c in result.checks]
+        made = [of(check) for check in result.checks]
         lines.append(told | {"fault": row.name, "expected": sets, "checks": made})
     return "faults", lines
+
+
+def of(check: Check) -> dict[str, Any]:
+    """What is kept of a check: its statistic, and whatever other counts its status depends on."""
+    counts = {name: n for name, n in check.numbers.items() if isinstance(n, int | float) and not isinstance(n, bool)}
+    kept = {"check": check.id, "status": check.status, "statistic": check.statistic, "value": check.value}
+    return kept | ({"counts": counts} if counts else {})
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -133,12 +143,19 @@ def table(folder: Path) -> str:
     halves = [[line for line in found if (line["seed"] < CHOOSING) is first] for first in (True, False)]
     counts = ", ".join(f"{sum(line['family'] == name for line in found)} {name}" for name in FAMILIES)
     bad = [line for line in found if alarms(line)]
-    alone = [line for line in halves[1] if alarms(line)]
     missed = sum(bool(unseen(line)) for line in planted)
+    judged = " and ".join(dict.fromkeys(line["thresholds"] for line in halves[0])) or "none"
     text = [
-        f"Honest models audited: {len(found)} ({counts}), n = 1,000, eps {EPS:g}, level standard, groups I and II,",
-        f"thresholds {shipped().version}. {verdict(bad, found)} On the seeds that chose nothing: {verdict(alone, halves[1])}",
-        f"Planted faults: {len(planted) - missed} of {len(planted)} caught by every check named for them.",
+        f"Honest models audited: {len(found)} ({counts}), n = 1,000, eps {EPS:g}, groups I and II; level standard, but for best",
+        "responses: one of 500 steps.",
+        "",
+        f"- **Seeds to choose by** (0 to {CHOOSING - 1}), judged by thresholds {judged}: {raised(halves[0])}.",
+        f"- **Other seeds**, judged by thresholds {shipped().version}: {raised(halves[1])}{bounded(halves[1])}",
+        f"- **Planted faults**, judged by {' and '.join(dict.fromkeys(line['thresholds'] for line in planted))}: "
+        f"{len(planted) - missed} of {len(planted)} caught by every check named for them.",
+        "",
+        "One number a check stands below, that which is compared with its first threshold. S2, S5 and S6 have a second one (raw",
+        "loss, accuracy left at eps 0.5, images beside all gradient attacks), kept in the files; the last was not measured on faults.",
         "",
         "| check | compared with the threshold | seeds to choose by: worst | other seeds: worst | WARN or FAIL of "
         f"{len(found)} | skipped | faults that must fire: mildest | thresholds |",
@@ -186,28 +203,35 @@ def mildest(id: str, values: Iterable[float]) -> str:
     return f"{(max if id in SMALLER_IS_WORSE else min)(values):.3g}" if values else "–"
 
 
-def verdict(bad: list[Any], of: list[Any]) -> str:
-    if bad or not of:
-        return f"{len(bad)} of {len(of)} audits raised an alarm."
-    per_audit, looks = 100 * (1 - 0.05 ** (1 / len(of))), sum(c["status"] != "SKIP" for a in of for c in a["checks"])
-    return (
-        f"no alarm in {len(of)} audits, which bounds the rate of an audit below {per_audit:.1f} % (one-sided 95 %); "
-        f"none in {looks:,} checks, {100 * (1 - 0.05 ** (1 / looks)):.2f} % of a check."
-    )
+def raised(audits: list[dict[str, Any]]) -> str:
+    return f"{sum(bool(alarms(line)) for line in audits)} of {len(audits)} audits raised an alarm"
+
+
+def bounded(audits: list[dict[str, Any]]) -> str:
+    """What no alarm in so many audits says of the rate, of an audit and so of each of its checks."""
+    if not audits or any(alarms(line) for line in audits):
+        return "."
+    return f", so the rate is below {100 * (1 - 0.05 ** (1 / len(audits))):.1f} % (one-sided 95 %)."
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--table", action="store_true", help="only write README.md again")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    done = {(line["family"], line["seed"]) for line in read(options.out / "honest.jsonl")}
+    out, epochs, now = str(options.out), options.epochs, shipped().version
+    kept = [
+        line
+        for line in read(options.out / "honest.jsonl")
+        if line["epochs"] == epochs and (line["seed"] < CHOOSING or line["thresholds"] == now)
+    ]
+    (options.out / "honest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    done = {(line["family"], line["seed"]) for line in kept}
     planted = {(line["family"], line["seed"]) for line in read(options.out / "faults.jsonl")}
-    out, epochs = str(options.out), options.epochs
     tasks = [("honest", f, s, epochs, out) for s in range(options.seeds) for f in FAMILIES if (f, s) not in done]
     tasks += [("faults", f, 0, epochs, out) for f in ("vanilla", "fgsm") if (f, 0) not in planted]
     if tasks and not options.table:
