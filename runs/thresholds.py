@@ -155,7 +155,7 @@ def table(folder: Path) -> str:
         f"{len(planted) - missed} of {len(planted)} caught by every check named for them.",
         "",
         "One number a check stands below, that which is compared with its first threshold. S2, S5 and S6 have a second one (raw",
-        "loss, accuracy left at eps 0.5, images beside all gradient attacks), kept in the files; the last was not measured on faults.",
+        "loss, accuracy left at eps 0.5, images beside all gradient attacks), kept in the files; the last not for the faults.",
         "",
         "| check | compared with the threshold | seeds to choose by: worst | other seeds: worst | WARN or FAIL of "
         f"{len(found)} | skipped | faults that must fire: mildest | thresholds |",
