@@ -29,12 +29,10 @@ def rows(source: Source) -> Rows:
         made.append(
             {
                 "label": words.label(recipe),
-                "in_game": cell(source.one("in_game", recipe, eps=source.head.eps)),
                 "cells": cells,
                 "gain": max(r.gain for r in found),
                 "n_seeds": len({r.seed for r in found}),
-                "examples": _span([r.examples for r in found]),
-                "own": _span([r.co_trained_examples for r in found if r.co_trained_examples]),
+                "seen": _millions(found),
                 "runs": sorted(found, key=lambda r: r.seed),
             }
         )
@@ -51,6 +49,13 @@ def precision(responses: list[BestResponseRecord]) -> str:
     return " and ".join(sorted({r.precision for r in responses}))
 
 
+def _millions(found: list[BestResponseRecord]) -> str:
+    """Examples that each saw in training and, in a game, that its own adversary saw; in millions."""
+    own = [r.co_trained_examples for r in found if r.co_trained_examples]
+    seen = f"{max(r.examples for r in found) / 1e6:.2f}"
+    return seen + (f"; {max(own) / 1e6:.2f}" if own else "")
+
+
 def _span(values: list[int]) -> str:
-    low, high = (min(values), max(values)) if values else (0, 0)
-    return "–" if not values else f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    low, high = min(values, default=0), max(values, default=0)
+    return str(low) if low == high else f"{low} to {high}"
