@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from problems import Linear
 from torch import Tensor, nn
 
 from sparring.attacks import PGD, Attack, WorstCase, fgsm
@@ -20,17 +21,6 @@ from sparring.models import mlp
 from sparring.threat import ThreatModel
 
 TWENTY = [round(0.0055 + 0.02 * k, 4) for k in range(20)]
-
-
-class Linear(nn.Module):
-    """Logits x @ weight.T + bias in float64, whatever x is."""
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(weight.double()), nn.Parameter(bias.double())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1).double() @ self.weight.T + self.bias
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "margin"])

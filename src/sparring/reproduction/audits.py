@@ -101,10 +101,8 @@ def over_seeds(records: Sequence[AuditRecord]) -> list[SummaryRecord]:
 def _one(run: Path, plan: AuditPlan, tested: SelfTest | None) -> AuditRecord:
     """Audit one run on one thread and write its audit.json."""
     torch.set_num_threads(1)
-    config, stamp = (
-        read_json(RunPaths(run).config),
-        _stamp(run, plan),
-    )  # before: what comes meanwhile is not in this audit
+    config = read_json(RunPaths(run).config)
+    stamp = _stamp(run, plan)  # before the audit: what comes meanwhile is not in it
     audit = run_audit(
         str(run),
         eps=plan.eps or None,
