@@ -27,13 +27,14 @@ import torch
 from torch import nn
 
 import sparring
-from sparring import experiment, faults, locks, recipes
+from sparring import faults, locks, recipes, session
 from sparring.config import Optimizer, Run, to_dict
 from sparring.data import Data
 from sparring.errors import Busy, CorruptCheckpoint, Diverged, InputError, Interrupted
-from sparring.experiment import Trained, load, new_defender, train_run
+from sparring.experiment import Trained, load, new_defender
 from sparring.game.checkpoint import read_verified
 from sparring.records import EpochRecord, RunPaths, RunRecord, read, read_json, restore, write_json
+from sparring.session import train_run
 
 STEPS = 4  # an epoch's
 ALONE = 2  # epochs of the adversary alone, in the initialised games
@@ -247,7 +248,7 @@ def test_a_run_killed_before_it_wrote_its_config_starts(tmp_path: Path, monkeypa
             write_json(path, value)
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(experiment, "write_json", dies)
+            patch.setattr(session, "write_json", dies)
             play(small("vanilla", max_epochs=1), folder)
         assert play(small("vanilla", max_epochs=1), folder).status == "done"
 
@@ -431,7 +432,7 @@ def test_a_run_that_diverges_is_recorded_as_such(name: str, tmp_path: Path) -> N
 def test_a_run_that_diverges_late_keeps_what_it_learned_about_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sound, calls = experiment.move_of, [0]
+    sound, calls = session.move_of, [0]
 
     def move_of(*arguments: Any) -> Any:
         move = sound(*arguments)
@@ -444,7 +445,7 @@ def test_a_run_that_diverges_late_keeps_what_it_learned_about_it(
 
         return diverging
 
-    monkeypatch.setattr(experiment, "move_of", move_of)
+    monkeypatch.setattr(session, "move_of", move_of)
     record = play(small("vanilla"), tmp_path)
     assert record.status == "diverged" and "epoch 2, step 2: the defender's gradient" in record.message
     assert record.epochs == len(log(tmp_path)) == 1
@@ -543,7 +544,7 @@ def test_probing_a_folder_does_not_disturb_another_prober(tmp_path: Path) -> Non
     def probe() -> None:
         try:
             for _ in range(200):
-                experiment._make(tmp_path)
+                session._make(tmp_path)
         except BaseException as error:
             failures.append(error)
 
@@ -578,7 +579,7 @@ def test_evaluating_in_between_does_not_move_the_training(
 ) -> None:
     made: list[nn.Module] = []
     accuracies: list[float] = []
-    sound = experiment.new_defender
+    sound = session.new_defender
 
     def new_defender(*arguments: Any) -> Any:
         made.append(sound(*arguments))
@@ -588,7 +589,7 @@ def test_evaluating_in_between_does_not_move_the_training(
         evaluation = sparring.evaluate(made[0], digits().take(torch.arange(40)), eps=[0.1], steps=2)
         accuracies.append(evaluation.accuracy("clean", 0.0))
 
-    monkeypatch.setattr(experiment, "new_defender", new_defender)
+    monkeypatch.setattr(session, "new_defender", new_defender)
     play(small(name), tmp_path, on_epoch=on_epoch)
     assert len(accuracies) == MAIN and len(set(accuracies)) > 1, "it was the network in training that was judged"
     assert came_to(tmp_path) == came_to(whole(name))

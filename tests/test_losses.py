@@ -96,7 +96,7 @@ def test_every_loss_stays_finite_with_huge_logits(name: str) -> None:
 def test_the_objective_gives_each_copy_the_gradient_it_would_have_alone(generator: torch.Generator) -> None:
     w = torch.randn(3, 1, generator=generator, requires_grad=True)
     x = torch.randn(3, 8, generator=generator)
-    (grad,) = torch.autograd.grad(objective((w * x).square()), w)
+    (grad,) = torch.autograd.grad(objective((w * x).square()).sum(), w)
     for s in range(3):
         alone = w[s].detach().requires_grad_()
         (own,) = torch.autograd.grad((alone * x[s]).square().mean(), alone)

@@ -25,7 +25,7 @@ from sparring.game import (
     simultaneous,
 )
 from sparring.losses import LOSSES, objective
-from sparring.models import MLP, StackedMLP, mlp, stack
+from sparring.models import MLP, copy_to, mlp, stack
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
 
@@ -94,7 +94,8 @@ def test_copies_written_back_are_the_networks_they_were() -> None:
     copies = worn(networks([8, 6, C], 1))
     together = stack(copies)
     fresh = networks([8, 6, C], 50)
-    together.copy_to(fresh)
+    for s, network in enumerate(fresh):
+        copy_to(together, s, network)
     for network, original in zip(fresh, copies, strict=True):
         for (name, a), (_, b) in zip(network.state_dict().items(), original.state_dict().items(), strict=True):
             assert torch.equal(a, b), name
@@ -233,9 +234,9 @@ def test_a_stack_of_three_seeds_trained_ten_steps_equals_the_three_runs(
     metrics = [move(x, y) for x, y in batches]
     moved = False
     back_d, back_a = networks(d_sizes, 70), networks(a_sizes, 80)
-    together_d.copy_to(back_d)
-    assert isinstance(together_a.network, StackedMLP)
-    together_a.network.copy_to(back_a)
+    for s in range(S):
+        copy_to(together_d, s, back_d[s])
+        copy_to(together_a.network, s, back_a[s])
     for s in range(S):
         single_a = Adversary(adversaries[s], bound)
         before = [p.detach().clone() for n in (defenders[s], single_a) for p in n.parameters()]

@@ -202,6 +202,8 @@ class Run:
     alone: Training | None = None
     """the adversary first trains alone against the trained vanilla model, so long (paper, section 4.5)"""
     alone_optimizer: Optimizer = field(default_factory=Optimizer)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """of the training's matrix products; weights, their gradients and every evaluation stay in fp32"""
     history: int = 0
     """keep both players' weights after every so many epochs, in history/; 0: keep none"""
     watch: bool = False
@@ -209,6 +211,7 @@ class Run:
 
     def __post_init__(self) -> None:
         _at_least("history", self.history, 0)
+        _one_of("precision", self.precision, ("fp32", "bf16"))
         if isinstance(self.eps, bool) or not isinstance(self.eps, int | float) or not 0 <= self.eps <= 1:
             raise InputError(f"eps must be in [0, 1] on the pixel scale, got {self.eps}" + _eps_hint(self.eps))
         if (self.opponent.kind == "adversary") != (self.adversary is not None):

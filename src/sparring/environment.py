@@ -33,7 +33,7 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
     }
 
 
-BIT_EXACT = ("sparring", "torch", "threads", "cpu_capability", "mkl_cbwr", "platform", "device")
+BIT_EXACT = ("sparring", "torch", "threads", "cpu_capability", "mkl_cbwr", "platform", "device", "copies")
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

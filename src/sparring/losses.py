@@ -40,11 +40,11 @@ def softmax_twice(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def objective(loss: Tensor) -> Tensor:
-    """Losses (..., B) as one number to differentiate: the mean over each copy's batch, summed over copies.
+    """Losses (..., B) as what a player steps on: the mean over each copy's own batch, of shape () or (S,).
 
-    Copies share no parameter, so each gets exactly the gradient it would have alone.
+    A player differentiates its sum; copies share no parameter, so each gets exactly the gradient it would have alone.
     """
-    return loss.mean(-1).sum()
+    return loss.mean(-1)
 
 
 LOSSES: dict[str, Loss] = {

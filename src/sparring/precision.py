@@ -11,9 +11,9 @@ Precision = Literal["fp32", "bf16"]
 def multiplying_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Matrix products of the block in fp32 as they are, or in bf16 with parameters and their gradients in fp32.
 
-    One block a step: within it, a weight is cast to bf16 once, and later changes to it are not seen.
+    No cast is kept for a second use: within a block a weight may change.
     """
-    return nullcontext() if precision == "fp32" else torch.autocast(device.type, torch.bfloat16)
+    return nullcontext() if precision == "fp32" else torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
 def fast_precision(device: torch.device) -> Precision:

@@ -46,8 +46,11 @@ class ThreatModel:
 
     def random_start(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """A uniform point of the ball around x, clipped to the pixel range."""
-        noise = torch.empty_like(x).uniform_(-1, 1, generator=generator)
-        return (x + self.radius(x) * noise).clamp(self.low, self.high)
+        return self.moved(x, torch.empty_like(x).uniform_(-1, 1, generator=generator))
+
+    def moved(self, x: Tensor, delta: Tensor) -> Tensor:
+        """x moved by eps times delta, which is in [-1, 1] like x, clipped to the pixel range."""
+        return (x + self.radius(x) * delta).clamp(self.low, self.high)
 
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """The l_inf distance of each example, of shape (...)."""

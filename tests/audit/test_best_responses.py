@@ -15,10 +15,11 @@ from sparring.auditing import CHECKS, LEVELS, audit_subject
 from sparring.auditing.selftest import SELF
 from sparring.errors import InputError
 from sparring.evaluation import attacked
-from sparring.experiment import load, load_data, train_run
+from sparring.experiment import load, load_data
 from sparring.records import BestResponseRecord, OutPaths, SummaryRecord, read
 from sparring.reproduction.audits import AuditPlan, _stamp
 from sparring.reproduction.responses import ResponsePlan, exploit_runs, over_seeds
+from sparring.session import train_run
 from sparring.targets import co_trained_examples, of_run, run_audit
 
 PLAN = ResponsePlan(kinds=("x", "xg"), fresh_seeds=2, epochs=4, precision="fp32")

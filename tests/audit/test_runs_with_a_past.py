@@ -17,11 +17,12 @@ from sparring.auditing.ground import chosen
 from sparring.auditing.selftest import SELF
 from sparring.config import Run
 from sparring.evaluation import attacked, memory
-from sparring.experiment import history, load, load_data, train_run
+from sparring.experiment import history, load, load_data
 from sparring.game.checkpoint import write_verified
 from sparring.records import OutPaths, PayoffRecord, RunPaths, read, read_json, write_json
 from sparring.reproduction import audits
 from sparring.reproduction.audits import AuditPlan, audit_runs
+from sparring.session import train_run
 from sparring.targets import of_run, payoffs_of_run, recorded_evaluations, spread
 from sparring.threat import ThreatModel
 

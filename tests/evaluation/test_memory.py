@@ -23,10 +23,11 @@ from sparring.data.synthetic import linear_problem
 from sparring.errors import CorruptCheckpoint, InputError, Interrupted
 from sparring.evaluation import attacked, overfitting, payoffs
 from sparring.evaluation.memory import Payoffs, WatchRecord, first_overfitted, forget_after, read_watch
-from sparring.experiment import history, train_run
+from sparring.experiment import history
 from sparring.game.checkpoint import read_verified
 from sparring.models import mlp
 from sparring.records import RunPaths
+from sparring.session import train_run
 from sparring.threat import ThreatModel
 
 STEPS = 4  # an epoch's

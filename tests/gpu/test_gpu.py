@@ -10,10 +10,10 @@ from sparring.adversaries import Adversary
 from sparring.config import Training
 from sparring.data import load as load_data
 from sparring.evaluation.accuracy import attacked
-from sparring.experiment import train_run
 from sparring.game import against, alternating, duel, player, train
 from sparring.models import mlp
 from sparring.records import RunPaths
+from sparring.session import train_run
 from sparring.threat import ThreatModel
 
 pytestmark = [

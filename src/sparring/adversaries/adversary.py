@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparring.adversaries.bounds import BOUNDS
+from sparring.models import stack
 
 Seen = Literal["x", "label", "gradient"]
 Layout = Literal["flat", "channels"]
@@ -60,7 +61,8 @@ class Adversary(nn.Module):
         if self.shape is not None and z.shape == x.shape:
             z = z.flatten(-len(self.shape))
         if gradient is not None and "gradient" in self.sees:
-            z = z + self.gain * gradient.reshape(z.shape)
+            gain = self.gain[..., None, None] if self.gain.ndim else self.gain  # (S,) in a stack
+            z = z + gain * gradient.reshape(z.shape)
         return BOUNDS[self.bound](z).view(x.shape)
 
     def extra_repr(self) -> str:
@@ -84,6 +86,21 @@ class Adversary(nn.Module):
         if self.layout == "channels":
             return torch.cat(parts, -own)
         return torch.cat([part if part.ndim == x.ndim - own + 1 else part.flatten(-own) for part in parts], -1)
+
+
+def stack_adversaries(adversaries: Sequence[Adversary]) -> Adversary:
+    """S adversaries of one kind as one, (S, B, *shape) in and out; raises ValueError where they differ."""
+    first = adversaries[0]
+    kinds = {(a.bound, a.shape, a.sees, a.n_classes, a.layout) for a in adversaries}
+    if len(kinds) > 1:
+        raise ValueError(f"a stack needs adversaries of one kind, got {len(kinds)} kinds")
+    network = stack([a.network for a in adversaries])  # type: ignore[misc]
+    stacked = Adversary(
+        network, first.bound, first.shape, sees=first.sees, n_classes=first.n_classes, layout=first.layout
+    )
+    if "gradient" in first.sees:
+        stacked.gain = nn.Parameter(torch.stack([a.gain.detach() for a in adversaries]))
+    return stacked
 
 
 def n_features(sees: Sequence[Seen], shape: Sequence[int], n_classes: int) -> int:

@@ -71,7 +71,7 @@ class PGD:
         """One ascent: x_adv, and per example a score that is infinite where it is misclassified."""
         threat = self.threat
         step_size = self.reach * threat.radius(x) / self.steps if self.step_size is None else self.step_size
-        x_adv = threat.random_start(x, self.stream.generator(x.device)) if self.random_start else x.detach()
+        x_adv = threat.moved(x, self.stream.uniform(x)) if self.random_start else x.detach()
         best, best_score = x_adv, torch.full(y.shape, -torch.inf, dtype=x.dtype, device=x.device)
         low, high = (edge.clamp(threat.low, threat.high) for edge in (x - threat.radius(x), x + threat.radius(x)))
         for _ in range(self.steps):

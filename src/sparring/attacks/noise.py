@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from sparring.randomness import Stream
@@ -19,6 +18,6 @@ class Noise:
     stream: Stream = field(default_factory=lambda: Stream(0, "noise"))
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        noise = torch.empty_like(x).uniform_(-1, 1, generator=self.stream.generator(x.device))
+        noise = self.stream.uniform(x)
         delta = noise.sign() if self.law == "sign" else noise
         return self.threat.project(x + self.threat.radius(x) * delta, x)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from sparring import faults
 from sparring.errors import CorruptCheckpoint, Diverged, InputError
 from sparring.game.player import Player
-from sparring.game.train import Progress
+from sparring.game.train import Progress, together
 
 FORMAT = "1"
 LARGEST = 4 * 2**30  # bytes; a larger file is no checkpoint of ours
@@ -33,12 +33,15 @@ _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 _MAY_BE_INFINITE = re.compile(r"[^.]+\.rule\.previous")  # a rate rule's first previous loss, by intention
 
 
-def save_checkpoint(path: Path, players: Sequence[Player], progress: Progress, header: dict[str, Any]) -> None:
-    """Write both players and the position; afterwards the file is whole or not there.
+def save_checkpoint(
+    path: Path, players: Sequence[Player], progress: Progress, header: dict[str, Any], *, copy: int | None = None
+) -> None:
+    """Write both players and the position, of a stack those of one copy; afterwards the file is whole or not there.
 
-    Raises Diverged, with no file written, where a tensor is not finite.
+    A copy's file is what it would have written alone. Raises Diverged, with no file written, where a tensor is not finite.
     """
-    tensors = {f"{player.name}.{name}": tensor for player in players for name, tensor in _state(player).items()}
+    progress = progress if copy is None else progress.of(copy)
+    tensors = {f"{player.name}.{name}": tensor for player in players for name, tensor in _state(player, copy).items()}
     tensors |= {f"sums.{name}": tensor for name, tensor in progress.sums.items()}
     position = {name: getattr(progress, name) for name in _POSITION}
     position |= {"best": float(progress.best).hex(), "seconds": float(progress.seconds)}  # JSON has no infinity
@@ -51,22 +54,30 @@ def restore_checkpoint(tensors: dict[str, Tensor], header: dict[str, Any], playe
 
     Raises InputError where the state is not theirs, CorruptCheckpoint where the position makes no sense.
     """
-    if header.get("format") != FORMAT:
-        raise InputError(
-            f"the checkpoint has format {header.get('format')!r}, this sparring reads {FORMAT!r}; use the release that wrote it"
-        )
-    owners = [*(player.name for player in players), "sums"]
-    parts = {owner: _part(tensors, owner) for owner in owners}
-    if strangers := sorted(name for name in tensors if not name.startswith(tuple(f"{owner}." for owner in owners))):
-        raise InputError(f"the checkpoint has {strangers[0]!r}, which is no part of this training ({owners})")
-    position = _position(header, list(parts["sums"]))
-    for player in players:
-        check_same(_state(player), parts[player.name], f"the checkpoint's {player.name}")
+    parts, position = _read(tensors, header, players, None)
     for player in players:
         player.load(parts[player.name])
         player.grad_norm = parts[player.name]["grad_norm"].to(player.optimizer.lr.device)
     device = players[-1].optimizer.lr.device
     return Progress(**position | {"sums": {name: parts["sums"][name].to(device) for name in position["sums"]}})
+
+
+def restore_copies(saved: Sequence[tuple[dict[str, Tensor], dict[str, Any]]], players: Sequence[Player]) -> Progress:
+    """Put the checkpoints of copies that stand at the same step, each with its header, into the players of a stack.
+
+    Raises as `restore_checkpoint` does, and then changes nothing.
+    """
+    read = [_read(tensors, header, players, copy) for copy, (tensors, header) in enumerate(saved)]
+    for player in players:
+        parts = [one[0][player.name] for one in read]
+        whole = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+        player.load(whole)
+        player.grad_norm = whole["grad_norm"].to(player.optimizer.lr)
+    device = players[-1].optimizer.lr.device
+    alone = [Progress(**position | {"sums": parts["sums"]}) for parts, position in read]
+    progress = together(alone)
+    progress.sums = {name: progress.sums[name].to(device) for name in read[0][1]["sums"]}
+    return progress
 
 
 def write_verified(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -101,7 +112,10 @@ def read_verified(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, header
 
 
-def latest(folder: Path, notice: Callable[[str], None]) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
+Saved = tuple[Path, dict[str, Tensor], dict[str, Any]]
+
+
+def latest(folder: Path, notice: Callable[[str], None]) -> Saved | None:
     """The newest checkpoint of a folder that verifies, None where there is none at all.
 
     Damaged ones are named and passed over; raises CorruptCheckpoint where there are only such.
@@ -118,6 +132,18 @@ def latest(folder: Path, notice: Callable[[str], None]) -> tuple[Path, dict[str,
         raise CorruptCheckpoint(
             f"all {len(paths)} checkpoints in {folder} are damaged; --restart trains from the beginning"
         )
+    return None
+
+
+def latest_common(folders: Sequence[Path], notice: Callable[[str], None]) -> list[Saved] | None:
+    """The newest step of which every folder has a checkpoint that verifies, one file each; None where there is none."""
+    steps = [{_step(path) for path in _newest_first(folder)} for folder in folders]
+    for step in sorted(set.intersection(*steps), key=int, reverse=True):
+        paths = [folder / f"checkpoint-{step}.safetensors" for folder in folders]
+        try:
+            return [(path, *read_verified(path)) for path in paths]
+        except CorruptCheckpoint as error:
+            notice(f"{error}; going back to an older checkpoint")
     return None
 
 
@@ -256,9 +282,28 @@ def _finite(name: str, tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
-def _state(player: Player) -> dict[str, Tensor]:
+def _read(
+    tensors: dict[str, Tensor], header: dict[str, Any], players: Sequence[Player], copy: int | None
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """A read checkpoint's tensors by owner, and its position; both checked."""
+    if header.get("format") != FORMAT:
+        raise InputError(
+            f"the checkpoint has format {header.get('format')!r}, this sparring reads {FORMAT!r}; use the release that wrote it"
+        )
+    owners = [*(player.name for player in players), "sums"]
+    parts = {owner: _part(tensors, owner) for owner in owners}
+    if strangers := sorted(name for name in tensors if not name.startswith(tuple(f"{owner}." for owner in owners))):
+        raise InputError(f"the checkpoint has {strangers[0]!r}, which is no part of this training ({owners})")
+    position = _position(header, list(parts["sums"]))
+    for player in players:
+        check_same(_state(player, copy), parts[player.name], f"the checkpoint's {player.name}")
+    return parts, position
+
+
+def _state(player: Player, copy: int | None) -> dict[str, Tensor]:
     """A player's state, and its last gradient norm: a run cut after an epoch's last step has yet to record it."""
-    return player.state() | {"grad_norm": player.grad_norm.detach().to(torch.float64)}
+    state = player.state() | {"grad_norm": player.grad_norm.detach().to(torch.float64)}
+    return state if copy is None else {name: tensor[copy] for name, tensor in state.items()}
 
 
 def _part(tensors: dict[str, Tensor], owner: str) -> dict[str, Tensor]:

@@ -126,7 +126,7 @@ def best_response(
 
 
 def in_precision(move: Move, name: Precision) -> Move:
-    """The move with its matrix products in this precision; entered anew at each step, so that new weights are cast anew."""
+    """The move with its matrix products in this precision; its metrics are in fp32."""
     if name == "fp32":
         return move
 

@@ -28,6 +28,10 @@ class Optimizer(ABC):
     def state(self) -> dict[str, Tensor]:
         """What a resumed run needs beside the parameters; live tensors, to be copied into by `load`."""
 
+    @abstractmethod
+    def keep(self, index: Tensor) -> None:
+        """Narrow a stack's state to the copies at these indices; its parameters have been narrowed already."""
+
     def load(self, state: dict[str, Tensor]) -> None:
         """Take over a saved state."""
         for name, tensor in self.state().items():
@@ -43,8 +47,7 @@ class Optimizer(ABC):
     def walk(self, directions: Sequence[Tensor]) -> None:
         """parameters -= lr * directions, with each copy's own rate."""
         for parameter, direction in zip(self.parameters, directions, strict=True):
-            rate = self.lr.view(-1, *[1] * (parameter.ndim - 1)) if self.lr.ndim else self.lr
-            parameter.sub_(rate * direction)
+            parameter.sub_(_beside(self.lr, parameter) * direction)
 
 
 class SGD(Optimizer):
@@ -59,23 +62,31 @@ class SGD(Optimizer):
 
     @torch.no_grad()
     def step(self, grads: Sequence[Tensor]) -> None:
-        if self.lr.ndim == 0:  # one pass over the memory instead of three
-            torch._fused_sgd_(
-                self.parameters,
-                list(grads),
-                self.buffers if self.momentum else [],  # what the fused step expects without momentum
+        if self.lr.ndim and self.lr.is_cuda:  # a few kernels for all copies
+            torch._foreach_mul_(self.buffers, self.momentum)
+            torch._foreach_add_(self.buffers, self.descend(grads))
+            self.walk(self.buffers)
+            return
+        each = [self.parameters], [list(grads)], [self.buffers], [self.lr]
+        if self.lr.ndim:
+            each = _by_copy(self.parameters), _by_copy(grads), _by_copy(self.buffers), list(self.lr)
+        for parameters, grads_here, buffers, lr in zip(*each, strict=True):
+            torch._fused_sgd_(  # one pass over the memory instead of three
+                parameters,
+                grads_here,
+                buffers if self.momentum else [],  # what the fused step expects without momentum
                 weight_decay=self.weight_decay,
                 momentum=self.momentum,
-                lr=self.lr,
+                lr=lr,
                 dampening=0.0,
                 nesterov=False,
                 maximize=self.maximize,
                 is_first_step=False,
             )
-            return
-        torch._foreach_mul_(self.buffers, self.momentum)
-        torch._foreach_add_(self.buffers, self.descend(grads))
-        self.walk(self.buffers)
+
+    def keep(self, index: Tensor) -> None:
+        self.lr = self.lr[index]
+        self.buffers = [buffer[index] for buffer in self.buffers]
 
     def state(self) -> dict[str, Tensor]:
         return {f"buffer.{i}": buffer for i, buffer in enumerate(self.buffers)}
@@ -88,26 +99,47 @@ class Adam(Optimizer):
         super().__init__(parameters, lr, weight_decay=weight_decay, maximize=maximize)
         self.means = [torch.zeros_like(p) for p in self.parameters]
         self.squares = [torch.zeros_like(p) for p in self.parameters]
-        self.n_steps = torch.zeros((), device=self.parameters[0].device)
+        self.n_steps = torch.zeros_like(lr)
 
     @torch.no_grad()
     def step(self, grads: Sequence[Tensor]) -> None:
         g = self.descend(grads)
         self.n_steps.add_(1)
-        n_steps = float(self.n_steps)
+        steps = self.n_steps.double()  # a tensor throughout: nothing waits for the device
         torch._foreach_lerp_(self.means, g, 1 - 0.9)
         torch._foreach_mul_(self.squares, 0.999)
         torch._foreach_addcmul_(self.squares, g, g, 1 - 0.999)
         scale = torch._foreach_sqrt(self.squares)
-        torch._foreach_div_(scale, (1 - 0.999**n_steps) ** 0.5)
+        _divide_(scale, (1 - 0.999**steps).sqrt())
         torch._foreach_add_(scale, 1e-8)
         directions = torch._foreach_div(self.means, scale)
-        torch._foreach_div_(directions, 1 - 0.9**n_steps)
+        _divide_(directions, 1 - 0.9**steps)
         self.walk(directions)
+
+    def keep(self, index: Tensor) -> None:
+        self.lr = self.lr[index]
+        self.means = [mean[index] for mean in self.means]
+        self.squares = [square[index] for square in self.squares]
+        self.n_steps = self.n_steps[index]
 
     def state(self) -> dict[str, Tensor]:
         means = {f"mean.{i}": m for i, m in enumerate(self.means)}
         return means | {f"square.{i}": s for i, s in enumerate(self.squares)} | {"n_steps": self.n_steps}
+
+
+def _beside(value: Tensor, parameter: Tensor) -> Tensor:
+    """A number of shape (), or one a copy, (S,), in a form that broadcasts against a parameter (S, ...)."""
+    return value.view(-1, *[1] * (parameter.ndim - 1)) if value.ndim else value
+
+
+def _divide_(tensors: Sequence[Tensor], by: Tensor) -> None:
+    for tensor in tensors:
+        tensor.div_(_beside(by.to(tensor.dtype), tensor))
+
+
+def _by_copy(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Tensors (S, ...) as one list for each copy."""
+    return [list(parts) for parts in zip(*(tensor.unbind() for tensor in tensors), strict=True)]
 
 
 def optimizer(

@@ -8,28 +8,38 @@ from torch import Tensor, nn
 
 from sparring.errors import Diverged
 from sparring.game.optimizers import Optimizer, optimizer
+from sparring.models import keep_copies
 
 
 class Player:
-    """One side of a game. A defender lowers its objective; an adversary raises it (`optimizer.maximize`)."""
+    """One side of a game. A defender lowers its objective; an adversary raises it (`optimizer.maximize`).
+
+    A stack of S copies is one player. A copy whose gradient is not finite stays where it is from then on and is
+    marked in `diverged`; its neighbours go on.
+    """
 
     def __init__(self, name: str, network: nn.Module, optimizer: Optimizer, rule: "RateRule") -> None:
         self.name = name
         self.network = network
         self.optimizer = optimizer
         self.rule = rule
-        self.grad_norm = torch.zeros(())
+        self.grad_norm = torch.zeros_like(optimizer.lr)  # () or (S,)
+        self.diverged = torch.zeros_like(optimizer.lr, dtype=torch.bool)
 
     @property
     def maximizes(self) -> bool:
         return self.optimizer.maximize
 
     def gradients(self, objective: Tensor) -> list[Tensor]:
-        """The objective's gradients for this player's parameters, in their order; raises Diverged where not finite."""
-        grads = list(
-            torch.autograd.grad(objective, self.optimizer.parameters, allow_unused=True, materialize_grads=True)
-        )
-        self.grad_norm = torch.stack(torch._foreach_norm(list(grads))).norm()
+        """The gradients of an objective of shape () or (S,) for this player's parameters, in their order.
+
+        Where they are not finite a single network raises Diverged; in a stack, that copy's become zero.
+        """
+        parameters = self.optimizer.parameters
+        grads = list(torch.autograd.grad(objective.sum(), parameters, allow_unused=True, materialize_grads=True))
+        if self.optimizer.lr.ndim:
+            return self._finite_copies(grads, objective.detach())
+        self.grad_norm = torch.stack(torch._foreach_norm(grads)).norm()
         if not torch.isfinite(self.grad_norm):
             raise Diverged(f"the {self.name}'s gradient is not finite (its objective is {float(objective.detach()):g})")
         if not torch.isfinite(objective):
@@ -48,8 +58,15 @@ class Player:
         """Tell the rate rule how many epochs are over and the last one's mean objective, of shape () or (S,)."""
         self.rule.after_epoch(self.optimizer.lr, epochs, -objective if self.maximizes else objective)
 
+    def keep(self, index: Tensor) -> None:
+        """Narrow a stack to the copies at these indices, with their optimizers and rates."""
+        keep_copies(self.network, index)
+        self.optimizer.keep(index)
+        self.rule.previous, self.diverged = self.rule.previous[index], self.diverged[index]
+        self.grad_norm = self.grad_norm[index]
+
     def state(self) -> dict[str, Tensor]:
-        """Everything that a resumed run needs of this player, as live tensors."""
+        """Everything that a resumed run needs of this player, as live tensors; in a stack with a leading axis S."""
         network = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         optimizer = {f"optimizer.{k}": v for k, v in self.optimizer.state().items()}
         return network | optimizer | {"lr": self.optimizer.lr, "rule.previous": self.rule.previous}
@@ -59,6 +76,17 @@ class Player:
         """Take over a saved state; its names, shapes and types must be this player's."""
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
+
+    @torch.no_grad()
+    def _finite_copies(self, grads: list[Tensor], objective: Tensor) -> list[Tensor]:
+        norms = [torch.linalg.vector_norm(grad.reshape(len(grad), -1), dim=-1) for grad in grads]
+        self.grad_norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+        bad = ~(torch.isfinite(self.grad_norm) & torch.isfinite(objective)) | self.diverged
+        if not bad.is_cuda and not bad.any():  # asking a GPU would wait for it
+            return grads
+        self.diverged.copy_(bad)
+        self.optimizer.lr.masked_fill_(bad, 0.0)
+        return [torch.where(bad.view(-1, *[1] * (grad.ndim - 1)), 0.0, grad) for grad in grads]
 
 
 class RateRule:

@@ -1,4 +1,7 @@
-"""The training loop: every regime goes through it, with its own move."""
+"""The training loop: every regime goes through it, with its own move.
+
+Letters: S copies, one for each seed; a single network has none of that axis.
+"""
 
 import math
 import time
@@ -6,15 +9,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparring import faults, modes
 from sparring.config import Training
 from sparring.data.batches import Data, batch_indices, minibatch
 from sparring.errors import Diverged
+from sparring.game.captured import Captured
 from sparring.game.moves import Metrics, Move
 from sparring.game.player import Player
+from sparring.models import keep_copies
 from sparring.randomness import Stream, generator
+
+
+@dataclass
+class Standing:
+    """Where one copy of a stack stands in its own stopping rule."""
+
+    best: float = math.inf
+    stale: int = 0  # epochs since the best
+    stopped: str = ""  # why it ended; empty while it goes on
+    diverged: bool = False
 
 
 @dataclass
@@ -25,21 +40,36 @@ class Progress:
     step: int = 0  # finished steps of the present epoch
     best: float = math.inf
     stale: int = 0  # epochs since the best
-    stopped: str = ""  # why it ended; empty while it goes on
-    seconds: float = 0.0  # spent on the present epoch so far
-    sums: Metrics = field(default_factory=dict)  # of the present epoch's metrics
+    stopped: str = ""  # why it ended; empty while it goes on, and in a stack while any copy does
+    seconds: float = 0.0  # spent on the present epoch so far, in a stack by each copy
+    sums: Metrics = field(default_factory=dict)  # of the present epoch's metrics, each () or (S,)
+    copies: list[Standing] = field(default_factory=list)  # of a stack: those that it still has
+
+    def of(self, s: int) -> "Progress":
+        """Copy s's own, as if it were training alone."""
+        own, sums = self.copies[s], {name: value[s] for name, value in self.sums.items()}
+        return Progress(self.epoch, self.step, own.best, own.stale, own.stopped, self.seconds, sums)
+
+
+def together(alone: Sequence[Progress]) -> Progress:
+    """Trainings that stand at the same step as one stack's; the other way of `Progress.of`."""
+    first = alone[0]
+    sums = {name: torch.stack([progress.sums[name] for progress in alone]) for name in first.sums}
+    copies = [Standing(progress.best, progress.stale, progress.stopped) for progress in alone]
+    return Progress(first.epoch, first.step, seconds=first.seconds, sums=sums, copies=copies)
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch did: its means, and the rates it was trained with."""
+    """What an epoch did, to one copy of a stack: its means, and the rates it was trained with."""
 
     epoch: int
     steps: int
     means: dict[str, float]
     rates: dict[str, float]  # player -> learning rate
     grad_norms: dict[str, float]  # player -> of the last step
-    seconds: float
+    seconds: float  # in a stack, its share
+    copy: int = 0  # whose, counted among those that the stack had in this epoch
 
 
 def train(
@@ -48,86 +78,154 @@ def train(
     players: Sequence[Player],
     settings: Training,
     *,
-    seed: int,
+    seed: int | Sequence[int],
     progress: Progress | None = None,
     streams: Sequence[Stream] = (),
+    bystanders: Sequence[nn.Module] = (),
+    capture: bool = False,
     on_step: Callable[[Progress], None] = lambda progress: None,
     on_epoch: Callable[[Epoch, Progress], None] = lambda epoch, progress: None,
+    after_epoch: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
     """Play `move` on minibatches until the settings' stopping rule holds; the last of `players` decides by its loss.
 
-    `on_step` may end the training at once: by a reason in `progress.stopped`.
+    With a sequence of seeds the players are stacks, and each copy has its own order of the data, its own rate and its own
+    stopping rule. A copy that has stopped or diverged is marked in `progress.copies`, reported by `after_epoch`, and then
+    dropped from players, streams and `bystanders` (stacks that the move reads only); the others go on.
+
+    `on_step` may end the training at once: by a reason in `progress.stopped`. `on_epoch` is called for every copy.
+    `capture` records the step as a CUDA graph, where the players are on such a device: the move must not wait for it.
 
     Each epoch's order derives from the seed and the epoch, and `streams` are moved to each (epoch, step), so a
-    training that goes on from a saved `progress` takes the same course. Raises Diverged, before the step, where a loss or
-    gradient is not finite.
+    training that goes on from a saved `progress` takes the same course. A single network raises Diverged, before the
+    step, where a loss or gradient is not finite.
     """
-    progress = progress or Progress()
+    seeds = [seed] if isinstance(seed, int) else list(seed)
+    stacked = not isinstance(seed, int)
+    progress = progress or Progress(copies=[Standing() for _ in seeds] if stacked else [])
+    device = data.images.device
+
+    def play(index: Tensor) -> Metrics:
+        return move(*minibatch(data, index))
+
+    def new_step() -> Callable[[Tensor], Metrics]:
+        return Captured(play, streams) if capture and device.type == "cuda" else play
+
     with modes.flushed_denormals():
+        step_of = new_step()
         while not progress.stopped:
-            started = time.perf_counter() - progress.seconds
-            order = batch_indices(len(data), settings.batch_size, generator(seed, "order", progress.epoch))
-            order = order.to(data.images.device)
+            started = time.perf_counter() - progress.seconds * len(seeds)
+            orders = [
+                batch_indices(len(data), settings.batch_size, generator(one, "order", progress.epoch)) for one in seeds
+            ]
+            order = (torch.stack(orders, 1) if stacked else orders[0]).to(device)  # (steps, B) or (steps, S, B)
             for step in range(progress.step, len(order)):
                 for stream in streams:
                     stream.seek(progress.epoch, step)
-                x, y = minibatch(data, order[step])
                 try:
-                    metrics = move(x, y)
+                    metrics = step_of(order[step])
                 except Diverged as error:
-                    raise Diverged(
-                        f"diverged in epoch {progress.epoch + 1}, step {step + 1}: {error}; {ADVICE}"
-                    ) from None
+                    raise Diverged(f"{_where(progress, step)}: {error}; {ADVICE}") from None
                 for name, value in metrics.items():
-                    progress.sums[name] = progress.sums[name] + value if name in progress.sums else value
+                    progress.sums[name] = progress.sums[name] + value if name in progress.sums else value.clone()
                 progress.step = step + 1
-                progress.seconds = time.perf_counter() - started
+                progress.seconds = (time.perf_counter() - started) / len(seeds)
                 faults.point("step")
                 on_step(progress)
                 if progress.stopped:
                     return progress
-            epoch = _end_epoch(players, settings, progress, len(order))
-            on_epoch(epoch, progress)
+            for epoch in _end_epoch(players, settings, progress, len(order), started):
+                on_epoch(epoch, progress)
+            after_epoch(progress)
+            going = [s for s, copy in enumerate(progress.copies) if not (copy.stopped or copy.diverged)]
+            if going and len(going) < len(seeds):
+                seeds, step_of = [seeds[s] for s in going], new_step()
+                _drop(going, progress, players, streams, bystanders)
     return progress
 
 
 ADVICE = "start that player with a lower learning rate"
 
 
-def _end_epoch(players: Sequence[Player], settings: Training, progress: Progress, n_steps: int) -> Epoch:
-    """Close the epoch: means, rates, stopping rule; `progress` then stands at the start of the next one."""
+def _where(progress: Progress, step: int) -> str:
+    return f"diverged in epoch {progress.epoch + 1}, step {step + 1}"
+
+
+def _end_epoch(
+    players: Sequence[Player], settings: Training, progress: Progress, n_steps: int, started: float
+) -> list[Epoch]:
+    """Close the epoch: means, rates, stopping rules; `progress` then stands at the start of the next one."""
     means = {name: value / n_steps for name, value in progress.sums.items()}
-    epoch = Epoch(
-        epoch=progress.epoch + 1,
-        steps=n_steps,
-        means={name: _scalar(value) for name, value in means.items()},
-        rates={player.name: _scalar(player.optimizer.lr) for player in players},
-        grad_norms={player.name: _scalar(player.grad_norm) for player in players},
-        seconds=progress.seconds,
-    )
+    columns = [(name, _values(value)) for name, value in means.items()]
+    rates = [(player.name, _values(player.optimizer.lr)) for player in players]
+    norms = [(player.name, _values(player.grad_norm)) for player in players]
+    diverged = torch.stack([player.diverged for player in players]).any(0).reshape(-1).tolist()
+    standings: Sequence[Standing | Progress] = progress.copies or [progress]
+    progress.seconds = (time.perf_counter() - started) / len(standings)  # values have been asked for: a GPU is done
+    epochs = []
+    for s, standing in enumerate(standings):
+        if diverged[s]:
+            assert isinstance(standing, Standing)
+            standing.diverged = True
+            continue
+        epoch = Epoch(
+            epoch=progress.epoch + 1,
+            steps=n_steps,
+            means={name: values[s] for name, values in columns},
+            rates={name: values[s] for name, values in rates},
+            grad_norms={name: values[s] for name, values in norms},
+            seconds=progress.seconds,
+            copy=s,
+        )
+        epochs.append(epoch)
     for player in players:
-        player.end_epoch(epoch.epoch, means[f"{player.name}_loss"])
-    progress.epoch, progress.step, progress.seconds, progress.sums = epoch.epoch, 0, 0.0, {}
-    _stop(players, settings, progress, epoch)
-    return epoch
+        player.end_epoch(progress.epoch + 1, means[f"{player.name}_loss"])
+    left = [(player.name, _values(player.optimizer.lr)) for player in players]
+    progress.epoch, progress.step, progress.seconds, progress.sums = progress.epoch + 1, 0, 0.0, {}
+    for epoch in epochs:
+        rates_left = [values[epoch.copy] for _, values in left]
+        _stop(players[-1], settings, standings[epoch.copy], epoch, rates_left)
+    if progress.copies and all(copy.stopped or copy.diverged for copy in progress.copies):
+        progress.stopped = "every copy has ended"
+    return epochs
 
 
-def _stop(players: Sequence[Player], settings: Training, progress: Progress, epoch: Epoch) -> None:
-    """Decide whether training has converged (docs/claims.md, ambiguity e)."""
-    decisive = players[-1]
+def _stop(
+    decisive: Player, settings: Training, standing: Standing | Progress, epoch: Epoch, rates: Sequence[float]
+) -> None:
+    """Decide whether a training has converged (docs/claims.md, ambiguity e)."""
     value = epoch.means[f"{decisive.name}_loss"]
     loss = -value if decisive.maximizes else value
-    if loss < progress.best - settings.flat * abs(progress.best) or math.isinf(progress.best):
-        progress.best, progress.stale = loss, 0
+    if loss < standing.best - settings.flat * abs(standing.best) or math.isinf(standing.best):
+        standing.best, standing.stale = loss, 0
     else:
-        progress.stale += 1
-    if progress.stale >= settings.patience:
-        progress.stopped = f"loss flat for {progress.stale} epochs"
-    elif all(_scalar(player.optimizer.lr) < settings.min_lr for player in players):
-        progress.stopped = f"learning rate below {settings.min_lr:g}"
-    elif progress.epoch >= settings.max_epochs:
-        progress.stopped = f"{progress.epoch} epochs"
+        standing.stale += 1
+    if standing.stale >= settings.patience:
+        standing.stopped = f"loss flat for {standing.stale} epochs"
+    elif all(rate < settings.min_lr for rate in rates):
+        standing.stopped = f"learning rate below {settings.min_lr:g}"
+    elif epoch.epoch >= settings.max_epochs:
+        standing.stopped = f"{epoch.epoch} epochs"
 
 
-def _scalar(value: Tensor) -> float:
-    return float(torch.as_tensor(value).mean())
+def _drop(
+    going: Sequence[int],
+    progress: Progress,
+    players: Sequence[Player],
+    streams: Sequence[Stream],
+    bystanders: Sequence[nn.Module],
+) -> None:
+    """Narrow a stack to the copies that go on."""
+    index = torch.tensor(going, device=players[0].optimizer.lr.device)
+    for player in players:
+        player.keep(index)
+    for network in bystanders:
+        keep_copies(network, index)
+    for stream in streams:
+        stream.keep(going)
+    progress.copies = [progress.copies[s] for s in going]
+
+
+def _values(value: Tensor) -> list[float]:
+    """A number of each copy, or the only one."""
+    return [float(v) for v in value.detach().reshape(-1).tolist()]

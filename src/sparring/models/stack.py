@@ -1,7 +1,7 @@
 """S independent copies as one network: inputs (S, B, *shape) to outputs (S, B, C), by batched matrix products.
 
 Copies share nothing: copy s computes, and is trained to, exactly what it would alone. Shared inputs are shown to all
-copies by `x.expand(S, *x.shape)`.
+copies by `x.expand(S, *x.shape)`. A stack's state_dict has the names of one network's, each tensor with a leading axis S.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from sparring.models.mlp import MLP
 
 
 class StackedMLP(nn.Module):
-    """S multilayer perceptrons of one architecture; each parameter has a leading axis S."""
+    """S multilayer perceptrons of one architecture."""
 
     def __init__(self, networks: Sequence[MLP]) -> None:
         super().__init__()
@@ -22,32 +22,17 @@ class StackedMLP(nn.Module):
         if any((n.shape, n.sizes, n.slope) != (first.shape, first.sizes, first.slope) for n in networks):
             raise ValueError(f"a stack needs networks of one architecture, got sizes {[n.sizes for n in networks]}")
         self.shape, self.sizes, self.slope = first.shape, first.sizes, first.slope
-        states = [network.state_dict() for network in networks]
-        layers = range(len(first.linears))
-        self.weights = nn.ParameterList(_stacked(states, f"linears.{i}.weight") for i in layers)
-        self.biases = nn.ParameterList(_stacked(states, f"linears.{i}.bias") for i in layers)
-        self.norms = nn.ModuleList(_StackedBatchNorm(states, i, norm) for i, norm in enumerate(first.norms))
+        linears = zip(*(network.linears for network in networks), strict=True)
+        norms = zip(*(network.norms for network in networks), strict=True)
+        self.linears = nn.ModuleList(_StackedLinear(layers) for layers in linears)
+        self.norms = nn.ModuleList(_StackedBatchNorm(layers) for layers in norms)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = x.flatten(-len(self.shape)) if len(self.shape) > 1 else x
-        last = len(self.weights) - 1
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            h = torch.baddbmm(bias.unsqueeze(-2), h, weight.mT)
-            if i < last:
-                h = F.leaky_relu(self.norms[i](h), self.slope)
-        return h
-
-    def copy_to(self, networks: Sequence[MLP]) -> None:
-        """Write copy s into networks[s], parameters and statistics: the way back to plain models."""
-        with torch.no_grad():
-            for s, network in enumerate(networks):
-                for i, linear in enumerate(network.linears):
-                    assert isinstance(linear, nn.Linear)
-                    linear.weight.copy_(self.weights[i][s])
-                    linear.bias.copy_(self.biases[i][s])
-                for mine, norm in zip(self.norms, network.norms, strict=True):
-                    assert isinstance(mine, _StackedBatchNorm) and isinstance(norm, nn.BatchNorm1d)
-                    mine.copy_to(norm, s)
+        h = (x.flatten(-len(self.shape)) if len(self.shape) > 1 else x).mT  # (S, D, B) from here on
+        for linear, norm in zip(self.linears, self.norms, strict=False):
+            h = F.leaky_relu(norm(linear(h)), self.slope)
+        logits: Tensor = self.linears[-1](h).mT
+        return logits
 
 
 def stack(networks: Sequence[MLP]) -> StackedMLP:
@@ -55,31 +40,57 @@ def stack(networks: Sequence[MLP]) -> StackedMLP:
     return StackedMLP(networks)
 
 
+def copy_to(stacked: nn.Module, s: int, network: nn.Module) -> None:
+    """Write copy s into a plain network, parameters and statistics: the way back from a stack."""
+    network.load_state_dict({name: tensor[s] for name, tensor in stacked.state_dict().items()})
+
+
+@torch.no_grad()
+def keep_copies(stacked: nn.Module, index: Tensor) -> None:
+    """Narrow a stack, in place, to the copies at these indices; whoever holds one of its parameters still does."""
+    for parameter in stacked.parameters():
+        parameter.data = parameter.data[index]
+    for module in stacked.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = buffer[index]
+
+
+class _StackedLinear(nn.Module):
+    """S linear layers: features (S, K, B) to (S, N, B), weights (S, N, K).
+
+    With the batch last, every gradient comes out of its matrix product in the layout of what it belongs to.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        self.weight = _stacked([layer.weight for layer in layers])
+        self.bias = _stacked([layer.bias for layer in layers])
+
+    def forward(self, h: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias.unsqueeze(-1), self.weight, h)
+
+
 class _StackedBatchNorm(nn.Module):
-    """Batch norm over B within each copy: statistics of shape (S, C), for inputs (S, B, C)."""
+    """Batch norm over B within each copy: statistics of shape (S, C), for features (S, C, B)."""
 
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
 
-    def __init__(self, states: Sequence[dict[str, Tensor]], layer: int, norm: nn.Module) -> None:
+    def __init__(self, norms: Sequence[nn.BatchNorm1d]) -> None:
         super().__init__()
-        assert isinstance(norm, nn.BatchNorm1d)
-        self.eps, self.momentum = norm.eps, norm.momentum or 0.0
-        self.weight = _stacked(states, f"norms.{layer}.weight")
-        self.bias = _stacked(states, f"norms.{layer}.bias")
+        self.eps, self.momentum = norms[0].eps, norms[0].momentum or 0.0
+        self.weight = _stacked([norm.weight for norm in norms])
+        self.bias = _stacked([norm.bias for norm in norms])
         for name in ("running_mean", "running_var", "num_batches_tracked"):
-            self.register_buffer(name, torch.stack([state[f"norms.{layer}.{name}"] for state in states]))
+            self.register_buffer(name, torch.stack([getattr(norm, name) for norm in norms]))
 
     def forward(self, h: Tensor) -> Tensor:
-        n_copies, n_batch, n_channels = h.shape
-        across = h.transpose(-3, -2).reshape(
-            n_batch, n_copies * n_channels
-        )  # every (copy, channel) is a channel of its own
         if self.training:
             self.num_batches_tracked.add_(1)
         normalised = F.batch_norm(
-            across,
+            h.reshape(1, -1, h.shape[-1]),  # every (copy, channel) is a channel of its own
             self.running_mean.view(-1),
             self.running_var.view(-1),
             self.weight.view(-1),
@@ -88,12 +99,8 @@ class _StackedBatchNorm(nn.Module):
             self.momentum,
             self.eps,
         )
-        return normalised.view(n_batch, n_copies, n_channels).transpose(-3, -2)
-
-    def copy_to(self, norm: nn.BatchNorm1d, s: int) -> None:
-        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
-            getattr(norm, name).copy_(getattr(self, name)[s])
+        return normalised.view(h.shape)
 
 
-def _stacked(states: Sequence[dict[str, Tensor]], name: str) -> nn.Parameter:
-    return nn.Parameter(torch.stack([state[name].detach() for state in states]))
+def _stacked(parameters: Sequence[Tensor]) -> nn.Parameter:
+    return nn.Parameter(torch.stack([parameter.detach() for parameter in parameters]))

@@ -17,11 +17,12 @@ from sparring.evaluation.accuracy import attacked, clean, fgsm_curve
 from sparring.evaluation.exploitability import fresh_adversary
 from sparring.evaluation.statistics import wilson
 from sparring.evaluation.transfer import transfer
-from sparring.experiment import Trained, load, load_data, train_run
+from sparring.experiment import Trained, load, load_data
 from sparring.measure import measure_run, readings
 from sparring.records import RunPaths, RunRecord, SweepRecord, TransferRecord, plain, read, read_json, write, write_json
 from sparring.reproduction.plan import CAPACITY, Kind, Plan, Task
 from sparring.reproduction.signals import received
+from sparring.session import train_run
 from sparring.threat import ThreatModel
 
 

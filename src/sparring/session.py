@@ -1,0 +1,488 @@
+"""Seeds of one regime trained together, from configs to saved weights: the order of events, checkpoints, logs.
+
+Each seed has a folder of its own, written as if it trained alone, so that running again continues it, bit for bit, or says
+that it is done; and so that any seeds may train together next time.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from sparring import data, locks
+from sparring.adversaries import Adversary, stack_adversaries
+from sparring.adversaries.adversary import n_parameters
+from sparring.config import Run, Training, decisive, differences, from_dict, to_dict
+from sparring.environment import changes, commit, environment
+from sparring.errors import CorruptCheckpoint, Diverged, InputError, Interrupted
+from sparring.evaluation import memory
+from sparring.experiment import move_of, new_adversary, new_defender, new_player
+from sparring.game.checkpoint import (
+    Saved,
+    latest,
+    latest_common,
+    load_weights,
+    prune,
+    restore_checkpoint,
+    restore_copies,
+    save_checkpoint,
+    save_weights,
+    sweep,
+)
+from sparring.game.moves import Move, best_response, in_precision
+from sparring.game.player import Player
+from sparring.game.train import ADVICE, Epoch, Progress, Standing, train
+from sparring.losses import LOSSES
+from sparring.models import copy_to, stack
+from sparring.randomness import Stream
+from sparring.records import EpochRecord, RunPaths, RunRecord, append, read_json, restore, write_json
+from sparring.threat import ThreatModel
+
+Notice = Callable[[str], None]
+Phase = Literal["adversary", "main"]
+ALONE = 2**32  # added to the seed where the adversary trains alone, so that its order of the data is another
+
+
+def train_run(
+    run: Run, paths: RunPaths, train_on: data.Data, *, vanilla: Callable[[], nn.Module] | None = None, **options: Any
+) -> RunRecord:
+    """Train one run to its end: `train_runs` for a single seed, without an axis of copies."""
+    return train_runs([run], [paths], train_on, vanilla=None if vanilla is None else [vanilla], **options)[0]
+
+
+def train_runs(
+    runs: Sequence[Run],
+    paths: Sequence[RunPaths],
+    train_on: data.Data,
+    *,
+    vanilla: Sequence[Callable[[], nn.Module]] | None = None,
+    device: torch.device | str = "cpu",
+    notice: Notice = lambda text: None,
+    on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+    interrupted: Callable[[], int] = lambda: 0,
+    restart: bool = False,
+) -> list[RunRecord]:
+    """Train seeds of one regime to their ends, as one stack, or go on where an earlier call stopped.
+
+    The runs differ in their seeds only. A finished one is only read; one that diverges is recorded as such, and the others
+    go on. `vanilla` gives each seed's trained vanilla model, which an initialised game's adversary first trains against.
+    `interrupted` is asked after every step for the number of a signal that has come; the state is then saved and Interrupted
+    raised. Raises InputError for a folder made by another config or data, CorruptCheckpoint where no checkpoint is sound,
+    Busy where another process holds a folder.
+    """
+    device = torch.device(device)
+    for one in paths:
+        _make(one.folder)
+    with ExitStack() as held:
+        for one in paths:
+            held.enter_context(locks.held(one.lock))
+        for run, one in zip(runs, paths, strict=True):
+            if restart:
+                _clear(one)
+            _claim(run, one, train_on, device, len(runs), notice)
+        left = [
+            _Copy(run, one, i, train_on)
+            for i, (run, one) in enumerate(zip(runs, paths, strict=True))
+            if not one.done.is_file()
+        ]
+        if left and left[0].run.alone is not None and vanilla is None:
+            raise InputError(
+                f"{left[0].run.recipe} needs the trained vanilla model of the same seed: train `vanilla` first"
+            )
+        on = train_on.to(device)
+        for group in _standing_together(left, notice):
+            models = [vanilla[copy.number] for copy in group] if vanilla else None
+            session = _Session(group, on, device, len(runs) > 1, notice, on_epoch, interrupted)
+            session.play(models)
+        return [restore(RunRecord, read_json(one.done)) for one in paths]
+
+
+@dataclass
+class _Copy:
+    """One seed's run: its config, files, networks on the CPU, and what it has spent."""
+
+    run: Run
+    paths: RunPaths
+    number: int
+    data: data.Data
+    seconds: float = 0.0
+    epochs: int = 0
+    offset: int = 0  # steps of finished phases, so that checkpoints of later phases sort last
+    log_bytes: int = 0  # length of the log when the present phase began
+    saved: Saved | None = None
+
+    def __post_init__(self) -> None:
+        self.defender = new_defender(self.run, self.data.shape, self.data.n_classes)
+        self.adversary = new_adversary(self.run, self.data.shape) if self.run.adversary else None
+
+    def finish(self, stopped: str) -> None:
+        """Write the weights, then the run's record."""
+        header = {"shape": list(self.data.shape), "n_classes": self.data.n_classes, "config": to_dict(self.run)}
+        digest = save_weights(self.paths.defender, self.defender, header)
+        if self.adversary is not None:
+            save_weights(self.paths.adversary, self.adversary, header)
+        self._record("done", stopped, digest=digest)
+
+    def fail(self, message: str) -> None:
+        """Record that it diverged; there are no weights."""
+        self._record("diverged", "", message=message)
+
+    def log_length(self) -> int:
+        """Bytes of the log of epochs."""
+        return self.paths.epochs.stat().st_size if self.paths.epochs.exists() else 0
+
+    def cut_log(self, n_bytes: int, saved: str) -> None:
+        """Make the log as long as it was when `saved` was written, so that a resumed log equals an uninterrupted one."""
+        if self.log_length() < n_bytes:
+            raise CorruptCheckpoint(f"{self.paths.epochs} is shorter than {saved} says; --restart trains again")
+        if self.paths.epochs.exists():
+            with self.paths.epochs.open("r+b") as file:
+                file.truncate(n_bytes)
+                os.fsync(file.fileno())
+
+    def _record(
+        self, status: Literal["done", "diverged"], stopped: str, *, digest: str = "", message: str = ""
+    ) -> None:
+        record = RunRecord(
+            recipe=self.run.recipe,
+            seed=self.run.seed,
+            status=status,
+            epochs=self.epochs,
+            stopped=stopped,
+            seconds=round(self.seconds, 3),
+            defender_parameters=n_parameters(self.defender),
+            adversary_parameters=n_parameters(self.adversary) if self.adversary else 0,
+            defender_sha256=digest,
+            message=message,
+        )
+        write_json(self.paths.done, record)
+
+
+class _Session:
+    """One process's work on some seeds that stand at the same step: their phases, checkpoints and logs."""
+
+    def __init__(
+        self,
+        copies: list[_Copy],
+        train_on: data.Data,
+        device: torch.device,
+        stacked: bool,
+        notice: Notice,
+        on_epoch: Callable[[EpochRecord], None],
+        interrupted: Callable[[], int],
+    ) -> None:
+        self.copies, self.data, self.device, self.stacked = copies, train_on, device, stacked
+        self.notice, self.report_epoch, self.interrupted = notice, on_epoch, interrupted
+        self.run = copies[0].run  # but for the seed, the run of all
+        self.threat = ThreatModel(self.run.eps, train_on.shape)
+        self.last_save = time.monotonic()
+
+    def play(self, vanilla: Sequence[Callable[[], nn.Module]] | None) -> None:
+        """All phases; every copy's weights and record are written as it ends."""
+        everyone = list(self.copies)
+        if self.run.alone is not None:
+            assert vanilla is not None
+            self._alone(self.run.alone, everyone, vanilla)
+        self.copies = [copy for copy in everyone if not copy.paths.done.is_file()]
+        if not self.copies:
+            return
+        run = self.run
+        networks: list[nn.Module] = [copy.defender for copy in self.copies]
+        defender = self._player("defender", networks, run.defender.optimizer, maximize=False)
+        players = [defender]
+        if run.adversary is not None:
+            adversaries: list[nn.Module] = [copy.adversary for copy in self.copies if copy.adversary is not None]
+            players.insert(0, self._player("adversary", adversaries, run.adversary.optimizer, maximize=True))
+        stream = Stream(self._seeds(), "attack")
+        move = move_of(run, defender, players[0] if len(players) > 1 else None, self.threat, stream)
+        defender.network.train()
+        self._phase("main", move, players, run.training, stream, [], lambda copy, reason: copy.finish(reason))
+
+    def _alone(self, settings: Training, everyone: list[_Copy], vanilla: Sequence[Callable[[], nn.Module]]) -> None:
+        """The adversaries train alone against the trained vanilla models (paper, section 4.5)."""
+        run, targets = self.run, []
+        assert run.adversary is not None
+        self.copies = []
+        for copy, model in zip(everyone, vanilla, strict=True):
+            assert copy.adversary is not None
+            if copy.paths.trained_alone.is_file():
+                header = load_weights(copy.paths.trained_alone, copy.adversary)
+                copy.seconds, copy.offset, copy.log_bytes = header["seconds"], header["steps"], header["log_bytes"]
+            else:
+                self.copies.append(copy)
+                targets.append(model().eval())
+        if not self.copies:
+            return
+        adversaries: list[nn.Module] = [copy.adversary for copy in self.copies if copy.adversary is not None]
+        learner = self._player("adversary", adversaries, run.alone_optimizer, maximize=True)
+        model = self._whole(targets).eval()
+        move = best_response(learner, model, self.threat, loss=LOSSES[run.adversary.loss], clip=run.play.clip)
+        move = in_precision(move, run.precision)
+
+        def finish(copy: _Copy, reason: str) -> None:
+            assert copy.adversary is not None
+            copy.offset = settings.max_epochs * self._steps(settings)  # the same for all seeds, whenever they stop
+            copy.log_bytes = copy.log_length()
+            header = {"seconds": copy.seconds, "steps": copy.offset, "log_bytes": copy.log_bytes}
+            save_weights(copy.paths.trained_alone, copy.adversary, header | {"config": to_dict(copy.run)})
+
+        bystanders = [model] if self.stacked else []
+        stream = Stream(self._seeds(), "attack")
+        self._phase("adversary", move, [learner], settings, stream, bystanders, finish)
+
+    def _phase(
+        self,
+        phase: Phase,
+        move: Move,
+        players: list[Player],
+        settings: Training,
+        stream: Stream,
+        bystanders: Sequence[nn.Module],
+        finish: Callable[[_Copy, str], None],
+    ) -> None:
+        """One training of the runs, from their newest checkpoint if they have one; `finish` is told who has ended."""
+        progress = self._restored(phase, players)
+        for copy in self.copies:
+            copy.epochs = progress.epoch if progress else 0
+            memory.forget_after(copy.paths.folder, copy.epochs if phase == "main" else 0)
+
+        def on_step(progress: Progress) -> None:
+            if signal_number := self.interrupted():
+                self._save(phase, players, settings, progress)
+                where = self.copies[0].paths.folder
+                more = f" and {len(self.copies) - 1} others" if len(self.copies) > 1 else ""
+                raise Interrupted(
+                    signal_number, f"stopped and saved in {where}{more}; the same command goes on from here"
+                )
+
+        def on_epoch(epoch: Epoch, progress: Progress) -> None:
+            copy = self.copies[epoch.copy]
+            copy.seconds += epoch.seconds
+            copy.epochs = epoch.epoch
+            record = _epoch_record(copy.run, phase, epoch)
+            append(copy.paths.epochs, record)
+            if phase == "main":
+                self._remember(copy, players, epoch, progress)
+            self.report_epoch(record)
+
+        def after_epoch(progress: Progress) -> None:
+            standings: Sequence[Standing | Progress] = progress.copies or [progress]
+            age = time.monotonic() - self.last_save
+            if age >= settings.checkpoint_seconds or (progress.stopped and not self.stacked):
+                self._save(phase, players, settings, progress)
+            for copy, standing in zip(self.copies, standings, strict=True):
+                if isinstance(standing, Standing) and standing.diverged:
+                    copy.fail(f"diverged in epoch {progress.epoch}: a loss or gradient is not finite; {ADVICE}")
+                elif standing.stopped:
+                    self._take(copy, players)
+                    finish(copy, standing.stopped)
+            self.copies = [copy for copy, one in zip(self.copies, standings, strict=True) if not _ended(one)]
+
+        if progress is not None and progress.stopped and not self.stacked:  # killed before its weights were written
+            finish(self.copies[0], progress.stopped)
+            return
+        try:
+            train(
+                move,
+                self.data,
+                players,
+                settings,
+                seed=_offset(self._seeds(), 0 if phase == "main" else ALONE),
+                progress=progress,
+                streams=[stream],
+                bystanders=bystanders,
+                capture=True,
+                on_step=on_step,
+                on_epoch=on_epoch,
+                after_epoch=after_epoch,
+            )
+        except Diverged as error:
+            for copy in self.copies:
+                copy.fail(str(error))
+
+    def _seeds(self) -> int | list[int]:
+        return [copy.run.seed for copy in self.copies] if self.stacked else self.copies[0].run.seed
+
+    def _whole(self, networks: Sequence[nn.Module]) -> nn.Module:
+        """The networks as the move sees them: one stack, or the only one itself; on the device."""
+        if not self.stacked:
+            return networks[0].to(self.device)
+        if isinstance(networks[0], Adversary):
+            return stack_adversaries(networks).to(self.device)  # type: ignore[arg-type]
+        return stack(networks).to(self.device)  # type: ignore[arg-type]
+
+    def _player(self, name: str, networks: Sequence[nn.Module], optimizer: Any, *, maximize: bool) -> Player:
+        n_copies = len(networks) if self.stacked else None
+        return new_player(name, self._whole(networks), optimizer, maximize=maximize, n_copies=n_copies)
+
+    def _take(self, copy: _Copy, players: Sequence[Player]) -> None:
+        """Write a copy's share of the players into its own networks."""
+        if self.stacked:
+            for player in players:
+                own = copy.defender if player.name == "defender" else copy.adversary
+                assert own is not None
+                copy_to(player.network, self.copies.index(copy), own)
+
+    def _steps(self, settings: Training) -> int:
+        """Steps of an epoch."""
+        return max(1, len(self.data) // min(settings.batch_size, len(self.data)))
+
+    def _restored(self, phase: Phase, players: Sequence[Player]) -> Progress | None:
+        """The players as their checkpoints of this phase have them, the logs cut to their length; None without any."""
+        saved = [copy.saved for copy in self.copies if copy.saved and copy.saved[2].get("phase") == phase]
+        if len(saved) < len(self.copies):
+            for copy in self.copies:
+                copy.cut_log(copy.log_bytes, copy.paths.trained_alone.name)
+            return None
+        read = [(tensors, header) for _, tensors, header in saved]
+        progress = restore_copies(read, players) if self.stacked else restore_checkpoint(*read[0], players)
+        for copy, (path, _, header) in zip(self.copies, saved, strict=True):
+            copy.seconds = float(header["seconds"])
+            copy.cut_log(int(header["log_bytes"]), path.name)
+        more = f" of {len(self.copies)} seeds" if self.stacked else ""
+        self.notice(f"going on from {saved[0][0].name}{more}: epoch {progress.epoch + 1}, step {progress.step}")
+        return progress
+
+    def _remember(self, copy: _Copy, players: Sequence[Player], epoch: Epoch, progress: Progress) -> None:
+        """Keep the snapshot and the watch that the run asks for; the training is not touched."""
+        run, folder = copy.run, copy.paths.folder
+        standing = progress.copies[epoch.copy] if progress.copies else progress
+        keeps = run.history and (epoch.epoch % run.history == 0 or standing.stopped)
+        if not keeps and not run.watch:
+            return
+        self._take(copy, players)
+        if keeps:
+            memory.save_snapshot(folder, memory.Snapshot(epoch.epoch, copy.defender, copy.adversary), self.data)
+        if run.watch:
+            fixed = data.stratified(self.data, 512)
+            defender = copy.defender.to(self.device)
+            fgsm, pgd = memory.overfitting(defender, fixed, self.threat, seed=run.seed)
+            step = epoch.epoch * epoch.steps
+            record = memory.WatchRecord(run.recipe, run.seed, epoch.epoch, step, run.eps, len(fixed), fgsm, pgd)
+            if record.overfitted and memory.first_overfitted(memory.read_watch(folder)) is None:
+                self.notice(
+                    f"epoch {record.epoch}, step {step}: {100 * fgsm:.1f} % under FGSM, {100 * pgd:.1f} % under PGD-10; "
+                    "the defender may withstand the single step only"
+                )
+            memory.append_watch(folder, record)
+
+    def _save(self, phase: Phase, players: list[Player], settings: Training, progress: Progress) -> None:
+        """A checkpoint of every copy that is sound, each in its own folder."""
+        for s, copy in enumerate(self.copies):
+            if progress.copies and progress.copies[s].diverged:
+                continue
+            header = {
+                "phase": phase,
+                "seconds": copy.seconds,
+                "log_bytes": copy.log_length(),
+                "digest": copy.run.digest,
+                "data": self.data.fingerprint,
+                "environment": environment(self.device),
+            }
+            if copy.paths.epochs.exists():
+                with copy.paths.epochs.open("rb") as log:
+                    os.fsync(log.fileno())  # the checkpoint will refer to it
+            step = copy.offset + progress.epoch * self._steps(settings) + progress.step
+            try:
+                save_checkpoint(
+                    copy.paths.checkpoint(step), players, progress, header, copy=s if self.stacked else None
+                )
+            except Diverged:
+                if not self.stacked:
+                    raise
+                continue  # its epoch's end will find it
+            prune(copy.paths.folder)
+        self.last_save = time.monotonic()
+
+
+def _ended(standing: Standing | Progress) -> bool:
+    return bool(standing.stopped) or (isinstance(standing, Standing) and standing.diverged)
+
+
+def _offset(seed: int | list[int], by: int) -> int | list[int]:
+    return seed + by if isinstance(seed, int) else [one + by for one in seed]
+
+
+def _standing_together(copies: list[_Copy], notice: Notice) -> list[list[_Copy]]:
+    """The copies in groups that stand at the same step, each with its checkpoint; as a rule there is one."""
+    if not copies:
+        return []
+    for copy in copies:
+        for name in sweep(copy.paths.folder):
+            notice(f"removed {name}, left over by a writer that died")
+    if len(copies) > 1 and (found := latest_common([copy.paths.folder for copy in copies], notice)):
+        for copy, saved in zip(copies, found, strict=True):
+            copy.saved = saved
+        return [copies]
+    groups: dict[str, list[_Copy]] = {}
+    for copy in copies:
+        copy.saved = latest(copy.paths.folder, notice)
+        groups.setdefault(copy.saved[0].name if copy.saved else "", []).append(copy)
+    if len(groups) > 1:
+        notice(f"seeds stand at {len(groups)} different steps; they go on one group after another, not bit-exact")
+    return list(groups.values())
+
+
+def _make(folder: Path) -> None:
+    """The folder, and that it can be written to, before any compute."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write to {folder} ({error.strerror}); choose another --out") from None
+
+
+def _claim(run: Run, paths: RunPaths, train_on: data.Data, device: torch.device, n_copies: int, notice: Notice) -> None:
+    """Write down what the folder is for; raises InputError where it is for something else."""
+    here = environment(device) | {"copies": n_copies, "data": train_on.fingerprint, "commit": commit()}
+    if not paths.config.is_file():
+        write_json(paths.environment, here)
+        write_json(paths.config, to_dict(run))  # last: its presence says that both are there
+        return
+    before = from_dict(Run, read_json(paths.config))
+    if different := differences(decisive(before), decisive(run)):
+        raise InputError(
+            f"{paths.folder} was made by another config ({'; '.join(different)}); choose another --out, or --restart"
+        )
+    recorded = read_json(paths.environment)
+    if recorded.get("data") != here["data"]:
+        raise InputError(f"{paths.folder} was trained on other data (its fingerprint differs); choose another --out")
+    if not paths.done.is_file() and (different := changes(recorded, here)):
+        notice(f"resume is valid but not bit-exact: {', '.join(different)}")
+        write_json(paths.environment, here)
+
+
+def _clear(paths: RunPaths) -> None:
+    """Forget an earlier training in this folder."""
+    for path in paths.folder.iterdir():
+        if path.is_file() and path != paths.lock:
+            path.unlink()
+
+
+def _epoch_record(run: Run, phase: Literal["adversary", "main"], epoch: Epoch) -> EpochRecord:
+    means, rates, norms = epoch.means, epoch.rates, epoch.grad_norms
+    return EpochRecord(
+        recipe=run.recipe,
+        seed=run.seed,
+        phase=phase,
+        epoch=epoch.epoch,
+        steps=epoch.steps,
+        defender_loss=means.get("defender_loss"),
+        adversary_loss=means.get("adversary_loss"),
+        defender_lr=rates.get("defender"),
+        adversary_lr=rates.get("adversary"),
+        defender_grad_norm=norms.get("defender"),
+        adversary_grad_norm=norms.get("adversary"),
+        clean_accuracy=means.get("clean_accuracy"),
+        perturbed_accuracy=means.get("perturbed_accuracy"),
+        clipped=means.get("clipped"),
+        seconds=round(epoch.seconds, 3),
+    )
