@@ -3,6 +3,7 @@
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from sparring import config, recipes, records
 from sparring.cli import flags, terminal
@@ -34,6 +35,8 @@ class Reproduce(terminal.Common):
     """which regimes; `sparring recipes` lists them"""
     sweeps: bool = True
     """also the paper's conjectures D1 and D3, as variants of the tanh game"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """of the trainings' matrix products; every evaluation is in fp32"""
     max_epochs: int | None = None
     """a cap on every training, for trials"""
     report: bool = True
@@ -57,6 +60,7 @@ def reproduce(words: list[str]) -> int:
         options.recipes,
         sweeps=options.sweeps,
         max_epochs=options.max_epochs,
+        precision=options.precision,
         report=options.report,
     )
 
@@ -69,6 +73,7 @@ def _whole(
     *,
     sweeps: bool,
     max_epochs: int | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
     report: bool = True,
 ) -> int:
     seeds = tuple(range(options.seeds[0])) if len(options.seeds) == 1 else options.seeds
@@ -94,6 +99,7 @@ def _whole(
         device=options.device,
         command=command,
         max_epochs=max_epochs,
+        precision=precision,
     )
     with terminal.progress() as (notice, live):
         changed = play(plan, notice=notice, live=live)

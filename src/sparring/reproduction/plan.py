@@ -29,6 +29,7 @@ class Plan:
     command: str = "sparring reproduce"
     title: str = "Generative Adversarial Networks for Adversarial Training, reproduced"
     max_epochs: int | None = None  # a cap on every training, for trials
+    precision: Literal["fp32", "bf16"] = "fp32"  # of every run's training
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
@@ -44,19 +45,30 @@ class Plan:
 
 @dataclass(frozen=True)
 class Task:
-    """One piece of work, and what must be done before it."""
+    """One piece of work on some seeds at once, and what must be done before it."""
 
     kind: Kind
     name: str
-    seed: int
-    run: Run | None
+    seeds: tuple[int, ...]
+    run: Run | None  # of each seed, with that seed in it
     cost: float  # expected seconds on one core, for the order and the ETA
     needs: tuple[str, ...] = ()
     restart: bool = False
 
     @property
     def key(self) -> str:
-        return f"{self.name} seed {self.seed}"
+        return key_of(self.name, self.seeds)
+
+    @property
+    def runs(self) -> list[Run]:
+        """One run a seed."""
+        assert self.run is not None
+        return [replace(self.run, seed=seed) for seed in self.seeds]
+
+
+def key_of(name: str, seeds: tuple[int, ...]) -> str:
+    """`gan_tanh seed 3`, or `gan_tanh seeds 0 1 2`."""
+    return f"{name} seed{'s' * (len(seeds) > 1)} {' '.join(map(str, seeds))}"
 
 
 COSTS: dict[str, tuple[float, float]] = {  # seconds on MNIST, and on the digits, of one core of one machine
@@ -76,26 +88,29 @@ COSTS: dict[str, tuple[float, float]] = {  # seconds on MNIST, and on the digits
 
 
 def plan_tasks(plan: Plan) -> list[Task]:
-    """Every task in the order in which it should start: what others wait for, then the runs, longest first, then the rest."""
+    """Every task in the order in which it should start: what others wait for, then the runs, longest first, then the rest.
+
+    All seeds of a regime are one task: they train as one stack.
+    """
     tasks: list[Task] = []
-    costs = {name: both[plan.data.name == "digits"] for name, both in COSTS.items()}
-    for seed in plan.seeds:
-        for name in plan.recipes:
-            run = _configured(plan, recipes.recipe(name), seed)
-            needs: tuple[str, ...] = (f"vanilla seed {seed}",) if run.alone else ()
-            cost = costs.get(name.removesuffix("_init"), costs["pgd"])
-            cost += costs["before an initialised game"] if run.alone else 0
-            tasks.append(Task("run", name, seed, run, cost, needs))
-        everyone = tuple(f"{name} seed {seed}" for name in plan.recipes)
-        tasks.append(Task("transfer", "transfer", seed, None, costs["transfer"], everyone))
-        if plan.sweeps:
-            for variant, run in sweep_runs(plan.sweep_epochs).items():
-                cost = costs["sweep of 3 steps" if run.play.adversary_steps > 1 else "sweep"]
-                tasks.append(Task("sweep", variant, seed, _configured(plan, run, seed), cost))
-            run, cost = _configured(plan, torch_init(), seed), costs["reading"]
-            tasks.append(Task("reading", "vanilla, PyTorch's initial weights", seed, run, cost))
-            for bound in ("tanh", "scaled"):
-                tasks.append(Task("alone", bound, seed, None, costs["alone"], (f"vanilla seed {seed}",)))
+    seeds, n = plan.seeds, len(plan.seeds)
+    costs = {name: n * both[plan.data.name == "digits"] for name, both in COSTS.items()}
+    vanilla = (key_of("vanilla", seeds),)
+    for name in plan.recipes:
+        run = _configured(plan, recipes.recipe(name))
+        cost = costs.get(name.removesuffix("_init"), costs["pgd"])
+        cost += costs["before an initialised game"] if run.alone else 0
+        tasks.append(Task("run", name, seeds, run, cost, vanilla if run.alone else ()))
+    everyone = tuple(key_of(name, seeds) for name in plan.recipes)
+    for seed in seeds:
+        tasks.append(Task("transfer", "transfer", (seed,), None, costs["transfer"] / n, everyone))
+    if plan.sweeps:
+        for variant, run in sweep_runs(plan.sweep_epochs).items():
+            cost = costs["sweep of 3 steps" if run.play.adversary_steps > 1 else "sweep"]
+            tasks.append(Task("sweep", variant, seeds, _configured(plan, run), cost))
+        run = _configured(plan, torch_init())
+        tasks.append(Task("reading", "vanilla, PyTorch's initial weights", seeds, run, costs["reading"]))
+        tasks += [Task("alone", bound, seeds, None, costs["alone"], vanilla) for bound in ("tanh", "scaled")]
     order = {"pgd": 1, "run": 0, "train": 0, "transfer": 1, "sweep": 2, "reading": 2, "alone": 3}
     return sorted(tasks, key=lambda task: (task.name != "vanilla", order.get(task.name, order[task.kind]), -task.cost))
 
@@ -137,10 +152,10 @@ def torch_init() -> Run:
 CAPACITY = ("small adversary (64-64)", "wide defender (512-512)")  # the variants of D3; the others are D1's
 
 
-def _configured(plan: Plan, run: Run, seed: int) -> Run:
-    """A recipe with the plan's data, seed and cap on epochs."""
+def _configured(plan: Plan, run: Run) -> Run:
+    """A recipe with the plan's data, precision and cap on epochs."""
     training, alone = run.training, run.alone
     if plan.max_epochs is not None:
         training = replace(training, max_epochs=min(plan.max_epochs, training.max_epochs))
         alone = alone and replace(alone, max_epochs=min(plan.max_epochs, alone.max_epochs))
-    return replace(run, seed=seed, data=plan.data, training=training, alone=alone)
+    return replace(run, data=plan.data, precision=plan.precision, training=training, alone=alone)

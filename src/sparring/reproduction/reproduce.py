@@ -15,7 +15,7 @@ from sparring.experiment import load
 from sparring.measure import Measurement, measure_run
 from sparring.records import CallRecord, OutPaths, ReproductionRecord, RunRecord, append, read, read_json, restore
 from sparring.reproduction.gather import gather
-from sparring.reproduction.plan import Plan, Task, plan_tasks
+from sparring.reproduction.plan import Plan, Task, key_of, plan_tasks
 from sparring.reproduction.tasks import load_once, measure_transfer
 from sparring.reproduction.workers import Notice, Status, play
 
@@ -77,13 +77,15 @@ def train_seeds(
         raise InputError(f"seeds must be different numbers, at least one; got {tuple(seeds)}")
     plan = Plan(out, run.data, tuple(seeds), ("vanilla",), workers=min(workers, len(seeds)), device=device)
     tasks = []
-    for seed in seeds:
-        vanilla = replace(recipes.vanilla(), seed=seed, data=run.data)
-        missing = run.alone is not None and not OutPaths(out).run("vanilla", seed).done.is_file()
+    for part in (tuple(seeds[i :: plan.workers]) for i in range(plan.workers)):  # a stack for each worker
+        missing = tuple(
+            seed for seed in part if run.alone is not None and not plan.paths.run("vanilla", seed).done.is_file()
+        )
         if missing:
-            tasks.append(Task("train", "vanilla", seed, vanilla, 60))
-        needs = (f"vanilla seed {seed}",) if missing else ()
-        tasks.append(Task("train", run.recipe, seed, replace(run, seed=seed), 300, needs, restart))
+            vanilla = replace(recipes.vanilla(), data=run.data, precision=run.precision)
+            tasks.append(Task("train", "vanilla", missing, vanilla, 60.0 * len(missing)))
+        needs = (key_of("vanilla", missing),) if missing else ()
+        tasks.append(Task("train", run.recipe, part, run, 300.0 * len(part), needs, restart))
     play(plan, tasks, Status(tasks), notice, live)
     return [restore(RunRecord, read_json(OutPaths(out).run(run.recipe, seed).done)) for seed in seeds]
 

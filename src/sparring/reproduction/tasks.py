@@ -1,17 +1,18 @@
-"""One task of a plan, done in a worker process on one thread, its result in files of its own."""
+"""One task of a plan, done in a worker process on one thread, its results in files of their own."""
 
 import sys
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 import torch
+from torch import nn
 
 from sparring.attacks import LearnedAttack
 from sparring.config import Adversary as AdversaryConfig
 from sparring.config import Data as DataConfig
-from sparring.config import Optimizer
+from sparring.config import Optimizer, Run
 from sparring.data import Data
 from sparring.evaluation.accuracy import attacked, clean, fgsm_curve
 from sparring.evaluation.exploitability import fresh_adversary
@@ -19,10 +20,21 @@ from sparring.evaluation.statistics import wilson
 from sparring.evaluation.transfer import transfer
 from sparring.experiment import Trained, load, load_data
 from sparring.measure import measure_run, readings
-from sparring.records import RunPaths, RunRecord, SweepRecord, TransferRecord, plain, read, read_json, write, write_json
+from sparring.records import (
+    RunPaths,
+    RunRecord,
+    SweepRecord,
+    TransferRecord,
+    plain,
+    read,
+    read_json,
+    restore,
+    write,
+    write_json,
+)
 from sparring.reproduction.plan import CAPACITY, Kind, Plan, Task
 from sparring.reproduction.signals import received
-from sparring.session import train_run
+from sparring.session import train_runs
 from sparring.threat import ThreatModel
 
 
@@ -44,14 +56,19 @@ def settled(task: Task, plan: Plan) -> bool:
 
 def _left(task: Task, plan: Plan) -> bool:
     """Whether all that a task leaves is there, made with the plan's settings."""
+    return all(_left_of(task, plan, seed) for seed in task.seeds)
+
+
+def _left_of(task: Task, plan: Plan, seed: int) -> bool:
     if task.kind == "alone":
-        return plan.paths.alone(task.name, task.seed).is_file()
+        return plan.paths.alone(task.name, seed).is_file()
     if task.run is None:
-        return _transferred(plan, task.seed)
-    paths = plan.paths.run(task.run.recipe, task.seed)
+        return _transferred(plan, seed)
+    paths = plan.paths.run(task.run.recipe, seed)
     if task.kind == "run":
         return paths.done.is_file() and (read_json(paths.done)["status"] != "done" or _measured(paths, plan))
-    return {"train": paths.done, "sweep": paths.sweep, "reading": paths.readings}[task.kind].is_file()
+    left = {"train": paths.done, "sweep": paths.sweep, "reading": paths.readings}[task.kind].is_file()
+    return left or (paths.done.is_file() and read_json(paths.done)["status"] != "done")
 
 
 def _measured(paths: RunPaths, plan: Plan) -> bool:
@@ -70,111 +87,122 @@ def _trained(plan: Plan, seed: int) -> list[str]:
 
 
 def _run(task: Task, plan: Plan) -> bool:
-    """Train one run and measure it."""
-    assert task.run is not None
-    paths = plan.paths.run(task.run.recipe, task.seed)
-    before = _stamp(paths)
-    train_on, test = load_once(plan.data)
-    if task.run.alone and read_json(plan.paths.run("vanilla", task.seed).done)["status"] != "done":
-        message = "the vanilla model of this seed diverged, so there was none to train the adversary against"
-        paths.folder.mkdir(parents=True, exist_ok=True)
-        write_json(paths.done, RunRecord(task.run.recipe, task.seed, "diverged", 0, "", 0.0, 0, 0, "", message))
-        return True
-    record = train_run(
-        task.run,
-        paths,
-        train_on,
-        vanilla=lambda: _vanilla(plan, task.seed).defender,
-        device=plan.device,
-        interrupted=received,
-    )
-    if record.status == "done":
-        trained, settings = load(paths.folder), plan.measurement
-        measure_run(trained, paths, train_on, test, settings, device=plan.device, interrupted=received)
-    return _stamp(paths) != before
+    """Train the runs and measure them."""
+    folders = [plan.paths.run(run.recipe, run.seed) for run in task.runs]
+    before = [_stamp(paths) for paths in folders]
+    for run, record, paths in zip(task.runs, _trained_runs(task, plan), folders, strict=True):
+        if record.status == "done":
+            trained, (train_on, test) = load(paths.folder), load_once(run.data)
+            settings = plan.measurement
+            measure_run(trained, paths, train_on, test, settings, device=plan.device, interrupted=received)
+    return [_stamp(paths) for paths in folders] != before
 
 
 def _train(task: Task, plan: Plan) -> bool:
-    """Train one run, no more."""
+    """Train the runs, no more."""
+    were_done = not task.restart and all(plan.paths.run(run.recipe, run.seed).done.is_file() for run in task.runs)
+    _trained_runs(task, plan, lambda text: print(text, file=sys.stderr, flush=True))
+    return not were_done
+
+
+def _trained_runs(task: Task, plan: Plan, notice: Callable[[str], None] = lambda text: None) -> list[RunRecord]:
+    """All seeds trained as one stack; where an initialised game lacks its vanilla model, it has diverged with that."""
     assert task.run is not None
-    paths = plan.paths.run(task.run.recipe, task.seed)
-    was_done = paths.done.is_file() and not task.restart
-    train_run(
-        task.run,
-        paths,
-        load_once(plan.data)[0],
-        vanilla=lambda: _vanilla(plan, task.seed).defender,
-        device=plan.device,
-        notice=lambda text: print(text, file=sys.stderr, flush=True),
-        interrupted=received,
-        restart=task.restart,
-    )
-    return not was_done
+    runs, needs_vanilla = task.runs, task.run.alone is not None
+    if needs_vanilla:
+        for run in runs:
+            if read_json(plan.paths.run("vanilla", run.seed).done)["status"] != "done":
+                _without_vanilla(run, plan.paths.run(run.recipe, run.seed))
+    todo = [run for run in runs if not (needs_vanilla and _lacked_vanilla(plan.paths.run(run.recipe, run.seed)))]
+    if todo:
+        train_runs(
+            todo,
+            [plan.paths.run(run.recipe, run.seed) for run in todo],
+            load_once(plan.data)[0],
+            vanilla=[partial(_vanilla_model, plan, run.seed) for run in todo] if needs_vanilla else None,
+            device=plan.device,
+            notice=notice,
+            interrupted=received,
+            restart=task.restart,
+        )
+    return [restore(RunRecord, read_json(plan.paths.run(run.recipe, run.seed).done)) for run in runs]
+
+
+NO_VANILLA = "the vanilla model of this seed diverged, so there was none to train the adversary against"
+
+
+def _without_vanilla(run: Run, paths: RunPaths) -> None:
+    paths.folder.mkdir(parents=True, exist_ok=True)
+    write_json(paths.done, RunRecord(run.recipe, run.seed, "diverged", 0, "", 0.0, 0, 0, "", NO_VANILLA))
+
+
+def _lacked_vanilla(paths: RunPaths) -> bool:
+    return paths.done.is_file() and read_json(paths.done)["message"] == NO_VANILLA
 
 
 def _sweep(task: Task, plan: Plan) -> bool:
-    """Train one variant of the tanh game and judge it by a fresh adversary."""
-    assert task.run is not None and task.run.adversary is not None
-    paths = plan.paths.run(task.run.recipe, task.seed)
-    if paths.sweep.is_file():
+    """Train one variant of the tanh game and judge it by fresh adversaries."""
+    if _left(task, plan):
         return False
-    train_on, test = load_once(plan.data)
-    record = train_run(task.run, paths, train_on, device=plan.device, interrupted=received)
-    if record.status != "done":
-        return True
-    trained = load(paths.folder)
-    train_on, test = train_on.to(plan.device), test.to(plan.device)
+    for run, record in zip(task.runs, _trained_runs(task, plan), strict=True):
+        paths = plan.paths.run(run.recipe, run.seed)
+        if record.status == "done" and not paths.sweep.is_file():
+            write(paths.sweep, [_judged(task.name, run, record, load(paths.folder), plan)])
+    return True
+
+
+def _judged(variant: str, run: Run, record: RunRecord, trained: Trained, plan: Plan) -> SweepRecord:
+    """What a fresh adversary leaves of one run of a sweep."""
+    train_on, test = (part.to(plan.device) for part in load_once(plan.data))
     defender, own = trained.defender.to(plan.device), trained.attack()
     own = LearnedAttack(own.adversary.to(plan.device), own.threat)
     threat, settings = own.threat, plan.measurement
-    fresh = fresh_adversary(defender, train_on, threat, seed=task.seed, epochs=settings.fresh_epochs)
-    sweep = SweepRecord(
-        claim="D3" if task.name in CAPACITY else "D1",
-        variant=task.name,
-        seed=task.seed,
-        eps=task.run.eps,
+    fresh = fresh_adversary(defender, train_on, threat, seed=run.seed, epochs=settings.fresh_epochs)
+    return SweepRecord(
+        claim="D3" if variant in CAPACITY else "D1",
+        variant=variant,
+        seed=run.seed,
+        eps=run.eps,
         clean=clean(defender, test).accuracy,
         in_game=attacked(defender, test, own, threat).accuracy,
         fresh=attacked(defender, test, LearnedAttack(fresh, threat), threat).accuracy,
-        fgsm=fgsm_curve(defender, test, [task.run.eps])[task.run.eps].accuracy,
+        fgsm=fgsm_curve(defender, test, [run.eps])[run.eps].accuracy,
         defender_parameters=record.defender_parameters,
         adversary_parameters=record.adversary_parameters,
         epochs=record.epochs,
     )
-    write(paths.sweep, [sweep])
-    return True
 
 
 def _reading(task: Task, plan: Plan) -> bool:
-    """Train the vanilla model in another reading and measure claim N8 on it."""
-    assert task.run is not None
-    paths = plan.paths.run(task.run.recipe, task.seed)
-    if paths.readings.is_file():
+    """Train the vanilla models in another reading and measure claim N8 on them."""
+    if _left(task, plan):
         return False
-    train_on, test = load_once(plan.data)
-    record = train_run(task.run, paths, train_on, device=plan.device, interrupted=received)
-    if record.status == "done":
-        model = load(paths.folder).defender.to(plan.device)
-        found = readings(task.run, model, test.to(plan.device), "PyTorch's initial weights, ")
-        write(paths.readings, found)
+    test = load_once(plan.data)[1].to(plan.device)
+    for run, record in zip(task.runs, _trained_runs(task, plan), strict=True):
+        paths = plan.paths.run(run.recipe, run.seed)
+        if record.status == "done" and not paths.readings.is_file():
+            model = load(paths.folder).defender.to(plan.device)
+            write(paths.readings, readings(run, model, test, "PyTorch's initial weights, "))
     return True
 
 
 def _alone(task: Task, plan: Plan) -> bool:
-    """An adversary trained alone with Adam instead of SGD against the vanilla model (ambiguity r)."""
-    path = plan.paths.alone(task.name, task.seed)
-    if path.is_file():
-        return False
+    """Adversaries trained alone with Adam instead of SGD against the vanilla models (ambiguity r)."""
+    missing = [seed for seed in task.seeds if not plan.paths.alone(task.name, seed).is_file()]
     train_on, test = (part.to(plan.device) for part in load_once(plan.data))
-    vanilla = _vanilla(plan, task.seed).defender.to(plan.device)
     threat = ThreatModel(0.1, test.shape)
     adam = Optimizer("adam", lr=1e-3, weight_decay=0.0)
     settings = AdversaryConfig(bound=task.name, optimizer=adam)  # type: ignore[arg-type]
-    adversary = fresh_adversary(vanilla, train_on, threat, seed=task.seed, epochs=plan.sweep_epochs, settings=settings)
-    outcome = attacked(vanilla, test, LearnedAttack(adversary, threat), threat)
-    name = f"gan_{task.name}_init"
-    write(path, [_cell(name, "trained alone, Adam", "vanilla", task.seed, 0.1, "sound", outcome.correct)])
-    return True
+    for seed in missing:
+        if read_json(plan.paths.run("vanilla", seed).done)["status"] != "done":
+            write(plan.paths.alone(task.name, seed), [])
+            continue
+        vanilla = _vanilla_model(plan, seed).to(plan.device)
+        adversary = fresh_adversary(vanilla, train_on, threat, seed=seed, epochs=plan.sweep_epochs, settings=settings)
+        outcome = attacked(vanilla, test, LearnedAttack(adversary, threat), threat)
+        cell = _cell(f"gan_{task.name}_init", "trained alone, Adam", "vanilla", seed, 0.1, "sound", outcome.correct)
+        write(plan.paths.alone(task.name, seed), [cell])
+    return bool(missing)
 
 
 def measure_transfer(plan: Plan, seed: int) -> bool:
@@ -231,8 +259,8 @@ def load_once(settings: DataConfig) -> tuple[Data, Data]:
     return load_data(settings)
 
 
-def _vanilla(plan: Plan, seed: int) -> Trained:
-    return load(plan.paths.run("vanilla", seed).folder)
+def _vanilla_model(plan: Plan, seed: int) -> nn.Module:
+    return load(plan.paths.run("vanilla", seed).folder).defender
 
 
 _DO: dict[Kind, Callable[[Task, Plan], bool]] = {
@@ -241,5 +269,5 @@ _DO: dict[Kind, Callable[[Task, Plan], bool]] = {
     "sweep": _sweep,
     "alone": _alone,
     "reading": _reading,
-    "transfer": lambda task, plan: measure_transfer(plan, task.seed),
+    "transfer": lambda task, plan: measure_transfer(plan, task.seeds[0]),
 }
