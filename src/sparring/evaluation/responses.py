@@ -20,10 +20,11 @@ from sparring.config import from_dict, to_dict
 from sparring.data import Data
 from sparring.errors import CorruptCheckpoint, InputError, nearest
 from sparring.evaluation.accuracy import Cost, Outcome, attacked, counted
-from sparring.evaluation.exploitability import FRESH, OnEpoch, fresh_adversary, new_adversary
+from sparring.evaluation.exploitability import FRESH, OnEpoch, fresh_adversaries, new_adversary
 from sparring.evaluation.pieces import fingerprint
 from sparring.evaluation.statistics import Interval, paired_bootstrap
 from sparring.game.checkpoint import load_weights, read_verified, save_weights
+from sparring.models import stack
 from sparring.precision import Precision
 from sparring.threat import ThreatModel
 
@@ -98,6 +99,25 @@ def best_responses(
     test: Data,
     eps: float,
     *,
+    in_game: Tensor | None = None,
+    folder: Path | None = None,
+    **options: Any,
+) -> BestResponses:
+    """Train fresh adversaries of each kind and seed against the frozen model, and attack the test set with each.
+
+    Takes the options of `best_responses_to_each`, which does the same for several models at once. With `folder`, trained
+    adversaries are kept there and not trained again. A model is left as found.
+    """
+    both: dict[str, Any] = {"in_games": [in_game], "folders": [folder]}
+    return best_responses_to_each([model], train_on, test, eps, **both, **options)[0]
+
+
+def best_responses_to_each(
+    models: Sequence[nn.Module],
+    train_on: Data,
+    test: Data,
+    eps: float,
+    *,
     kinds: Sequence[str] = ("x", "xy", "xg"),
     seeds: Sequence[int] = (0, 1, 2),
     epochs: int = 1,
@@ -105,48 +125,53 @@ def best_responses(
     batch_size: int = 128,
     precision: Precision = "fp32",
     double: bool = True,
-    in_game: Tensor | None = None,
-    folder: Path | None = None,
+    in_games: Sequence[Tensor | None] | None = None,
+    folders: Sequence[Path | None] | None = None,
     on_epoch: OnEpoch = lambda epoch, progress: None,
     on_response: Callable[[Response], None] = lambda response: None,
-) -> BestResponses:
-    """Train fresh adversaries of each kind and seed against the frozen model, and attack the test set with each.
+) -> list[BestResponses]:
+    """The best responses to each of several models of one architecture; all of a kind train as one stack.
 
     `settings` and `epochs` should be at least those of the co-trained adversary. With `double`, each is then
     trained for as long again, its rate set up again at half, which tells whether training had converged; these count among
-    the responses too. With `folder`, trained adversaries are kept there and not trained again. `precision` is that of the
-    training; every attack on the test set is in fp32. A model is left as found.
+    the responses too. `in_games` are (N,) bool each: right under the co-trained adversary. With `folders`, trained
+    adversaries are kept there, each model's in its own, and not trained again. `precision` is that of the
+    training; every attack on the test set is in fp32. Models are left as found.
     """
     check_kinds(kinds)
-    if in_game is not None and in_game.shape != (len(test),):
-        raise InputError(f"in_game has shape {tuple(in_game.shape)}; expected one outcome an example, ({len(test)},)")
+    in_games, folders = in_games or [None] * len(models), folders or [None] * len(models)
+    for in_game in in_games:
+        if in_game is not None and in_game.shape != (len(test),):
+            raise InputError(
+                f"in_game has shape {tuple(in_game.shape)}; expected one outcome an example, ({len(test)},)"
+            )
     threat = ThreatModel(eps, test.shape)
-    responses = []
+    pairs = [_Pair(model, folder, seed) for model, folder in zip(models, folders, strict=True) for seed in seeds]
+    found: dict[int, list[Response]] = {i: [] for i in range(len(models))}
     o = settings.optimizer
     lengths = [(epochs, settings), (2 * epochs, replace(settings, optimizer=replace(o, lr=o.lr / 2)))]
     for kind in kinds:
-        for seed in seeds:
-            start = None
-            for length, how in lengths[: 2 if double else 1]:
-                start, cost = _trained(
-                    model,
-                    train_on,
-                    threat,
-                    folder,
-                    on_epoch,
-                    start,
-                    kind=kind,
-                    seed=seed,
-                    epochs=length,
-                    settings=how,
-                    batch_size=batch_size,
-                    precision=precision,
-                )
-                outcome = attacked(model, test, LearnedAttack(start, threat), threat)
-                responses.append(Response(kind, seed, length, outcome, n_parameters(start), cost))
+        made: list[list[Response]] = [[] for _ in pairs]
+        starts: list[Adversary] | None = None
+        for length, how in lengths[: 2 if double else 1]:
+            training = _Training(kind, length, how, batch_size, precision)
+            trained = _trained(pairs, train_on, threat, training, starts, on_epoch)
+            starts = [adversary for adversary, _ in trained]
+            for responses, pair, (adversary, cost) in zip(made, pairs, trained, strict=True):
+                outcome = attacked(pair.model, test, LearnedAttack(adversary, threat), threat)
+                responses.append(Response(kind, pair.seed, length, outcome, n_parameters(adversary), cost))
                 on_response(responses[-1])
-    gains = tuple(_gain(kind, epochs, responses) for kind in kinds) if double else ()
-    return BestResponses(float(eps), tuple(responses), gains, in_game)
+        for number, responses in enumerate(made):
+            found[number // len(seeds)] += responses
+    return [
+        BestResponses(
+            float(eps),
+            tuple(responses),
+            tuple(_gain(kind, epochs, responses) for kind in kinds) if double else (),
+            in_game,
+        )
+        for responses, in_game in zip(found.values(), in_games, strict=True)
+    ]
 
 
 def check_kinds(kinds: Sequence[str]) -> None:
@@ -187,57 +212,105 @@ def load_adversary(path: Path) -> Adversary:
     return adversary.eval()
 
 
+@dataclass(frozen=True)
+class _Pair:
+    """A model, the folder that keeps its adversaries, and the seed of one of them."""
+
+    model: nn.Module
+    folder: Path | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Training:
+    """How adversaries of one kind are trained, up to so many epochs in all."""
+
+    kind: str
+    epochs: int
+    settings: AdversaryConfig
+    batch_size: int
+    precision: Precision
+
+    def path(self, pair: _Pair) -> Path | None:
+        name = f"best-response-{self.kind}-seed{pair.seed}-epochs{self.epochs}.safetensors"
+        return pair.folder and pair.folder / name
+
+    def stamp(self, pair: _Pair, data: Data, threat: ThreatModel, goes_on: bool) -> str:
+        how = [to_dict(self.settings), self.batch_size, self.precision, goes_on]
+        return fingerprint([pair.model, data.fingerprint, threat, self.kind, pair.seed, self.epochs, *how])
+
+
 def _trained(
-    model: nn.Module,
+    pairs: Sequence[_Pair],
     data: Data,
     threat: ThreatModel,
-    folder: Path | None,
+    training: _Training,
+    starts: Sequence[Adversary] | None,
     on_epoch: OnEpoch,
-    start: Adversary | None,
-    *,
-    kind: str,
-    seed: int,
-    epochs: int,
-    settings: AdversaryConfig,
-    batch_size: int,
-    precision: Precision,
-) -> tuple[Adversary, Cost]:
-    """A fresh adversary after so many epochs, the first half of them those of `start` where it is given; and what these cost.
+) -> list[tuple[Adversary, Cost]]:
+    """A fresh adversary for each pair, the first half of its epochs those of its start where there are starts; its cost.
 
-    From the folder where it is there already.
+    From the folders where they are there already; all others are trained together.
     """
-    path = folder and folder / f"best-response-{kind}-seed{seed}-epochs{epochs}.safetensors"
-    training = [threat, kind, seed, epochs, to_dict(settings), batch_size, precision, start is not None]
-    stamp = fingerprint([model, data.fingerprint, *training]) if path else ""
-    if path and path.exists():
-        try:
-            header = read_verified(path)[1]
-            if header.get("training") == stamp:
-                return load_adversary(path).to(data.images.device), Cost(**header["cost"])
-        except CorruptCheckpoint:
-            pass  # trained again, and written over
-    with counted(model) as cost:
-        adversary = fresh_adversary(
-            model,
-            data,
-            threat,
-            seed=seed,
-            epochs=epochs if start is None else epochs // 2,
-            settings=settings,
-            sees=KINDS[kind],
-            start=start,
-            batch_size=batch_size,
-            precision=precision,
-            on_epoch=on_epoch,
-        )
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        steps = epochs * max(1, len(data) // batch_size)
-        told: dict[str, Any] = {"seed": seed, "eps": float(threat.eps), "steps": steps}
-        told["examples"] = steps * min(batch_size, len(data))
-        told |= {"defender": fingerprint([model]), "training": stamp, "cost": vars(cost)}
-        save_adversary(path, adversary, settings, kind, told)
-    return adversary, cost
+    goes_on = starts is not None
+    stamps = [training.stamp(pair, data, threat, goes_on) if pair.folder else "" for pair in pairs]
+    found = [_kept(training.path(pair), stamp, data) for pair, stamp in zip(pairs, stamps, strict=True)]
+    todo = [i for i, one in enumerate(found) if one is None]
+    if todo:
+        own_models = len({id(pairs[i].model) for i in todo}) > 1
+        target = stack([pairs[i].model for i in todo]) if own_models else pairs[todo[0]].model  # type: ignore[misc]
+        with counted(target) as cost:
+            fresh = fresh_adversaries(
+                target.to(data.images.device).eval() if own_models else target,
+                data,
+                threat,
+                seeds=[pairs[i].seed for i in todo],
+                epochs=training.epochs // 2 if goes_on else training.epochs,
+                settings=training.settings,
+                sees=KINDS[training.kind],
+                starts=None if starts is None else [starts[i] for i in todo],
+                batch_size=training.batch_size,
+                precision=training.precision,
+                stacked=own_models,
+                on_epoch=on_epoch,
+            )
+        share = Cost(cost.forwards // len(todo), cost.backwards // len(todo), cost.seconds / len(todo))
+        for i, adversary in zip(todo, fresh, strict=True):
+            found[i] = adversary, share
+            if path := training.path(pairs[i]):
+                _keep(path, pairs[i], adversary, share, training, stamps[i], data, threat)
+    return [one for one in found if one is not None]
+
+
+def _kept(path: Path | None, stamp: str, data: Data) -> tuple[Adversary, Cost] | None:
+    """An adversary from its file, if it was trained just so."""
+    if path is None or not path.exists():
+        return None
+    try:
+        header = read_verified(path)[1]
+        if header.get("training") == stamp:
+            return load_adversary(path).to(data.images.device), Cost(**header["cost"])
+    except CorruptCheckpoint:
+        pass  # trained again, and written over
+    return None
+
+
+def _keep(
+    path: Path,
+    pair: _Pair,
+    adversary: Adversary,
+    cost: Cost,
+    training: _Training,
+    stamp: str,
+    data: Data,
+    threat: ThreatModel,
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    steps = training.epochs * max(1, len(data) // training.batch_size)
+    told: dict[str, Any] = {"seed": pair.seed, "eps": float(threat.eps), "steps": steps}
+    told["examples"] = steps * min(training.batch_size, len(data))
+    told |= {"defender": fingerprint([pair.model]), "training": stamp, "cost": vars(cost)}
+    save_adversary(path, adversary, training.settings, training.kind, told)
 
 
 def _gain(kind: str, epochs: int, responses: Sequence[Response]) -> Gain:

@@ -2,6 +2,6 @@
 
 from sparring.models.mlp import MLP, mlp
 from sparring.models.normalize import Normalize
-from sparring.models.stack import StackedMLP, copy_to, keep_copies, stack
+from sparring.models.stack import Shared, StackedMLP, copy_to, keep_copies, stack
 
-__all__ = ["MLP", "Normalize", "StackedMLP", "copy_to", "keep_copies", "mlp", "stack"]
+__all__ = ["MLP", "Normalize", "Shared", "StackedMLP", "copy_to", "keep_copies", "mlp", "stack"]

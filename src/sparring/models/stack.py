@@ -35,6 +35,18 @@ class StackedMLP(nn.Module):
         return logits
 
 
+class Shared(nn.Module):
+    """One network shown to all copies: inputs (S, B, *shape) go through it as one batch, (S * B, *shape)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.network(x.flatten(0, 1))
+        return out.view(*x.shape[:2], *out.shape[1:])
+
+
 def stack(networks: Sequence[MLP]) -> StackedMLP:
     """The networks as one, with leading axis S = len(networks)."""
     return StackedMLP(networks)

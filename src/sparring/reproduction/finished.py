@@ -15,6 +15,7 @@ from sparring.errors import InputError, Interrupted
 from sparring.records import OutPaths, RunPaths, read_json
 from sparring.reproduction.signals import ignore, listen, received
 
+Item = TypeVar("Item")  # a run, or several at once
 Made = TypeVar("Made")
 
 
@@ -34,7 +35,7 @@ def finished(folder: Path) -> list[Path]:
 
 
 def each(
-    work: Callable[[Path], Made], runs: Sequence[Path], workers: int, told: Callable[[Made], None] = lambda made: None
+    work: Callable[[Item], Made], runs: Sequence[Item], workers: int, told: Callable[[Made], None] = lambda made: None
 ) -> None:
     """Do the work on every run, so many at a time on one thread each; what came of one is told as soon as it is there.
 

@@ -5,18 +5,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
+from torch import Tensor
 
+from sparring.config import Data as DataConfig
 from sparring.config import Run
+from sparring.data import Data
 from sparring.environment import choose_device
 from sparring.errors import InputError
 from sparring.evaluation.accuracy import attacked
 from sparring.evaluation.exploitability import FRESH
-from sparring.evaluation.responses import BestResponses, best_responses, check_kinds
+from sparring.evaluation.responses import BestResponses, best_responses_to_each, check_kinds
 from sparring.evaluation.statistics import mean_interval, paired_bootstrap, wilson
-from sparring.experiment import load, load_data
-from sparring.precision import fast_precision
+from sparring.experiment import Trained, load, load_data
+from sparring.precision import Precision, fast_precision
 from sparring.records import BestResponseRecord, OutPaths, RunPaths, SummaryRecord, read, write
 from sparring.reproduction.finished import each, finished
 from sparring.targets import co_trained_examples, epochs_alone
@@ -33,7 +37,9 @@ class ResponsePlan:
     kinds: tuple[str, ...] = ("x", "xy", "xg")
     fresh_seeds: int = 3
     epochs: int = 0  # rounded up to an even number; 0: as many perturbed examples as the co-trained adversary saw
-    precision: str = "auto"  # of their training: fp32, bf16, or bf16 where the hardware is good at it
+    precision: Precision | Literal["auto"] = (
+        "auto"  # of their training: fp32, bf16, or bf16 where the hardware is good at it
+    )
     data_root: str | None = None
     device: str = "cpu"
 
@@ -58,18 +64,28 @@ def exploit_runs(
     runs = finished(folder)
     made: dict[Path, list[BestResponseRecord]] = {}
 
-    def told(of: tuple[Path, list[BestResponseRecord]]) -> None:
-        made[of[0]] = of[1]
-        notice("; ".join(_said(record) for record in of[1]))
+    def told(of: dict[Path, list[BestResponseRecord]]) -> None:
+        made.update(of)
+        for records in of.values():
+            notice("; ".join(_said(record) for record in records))
 
     try:
-        each(partial(exploit_run, plan=plan), sorted(runs, key=lambda run: run.name), workers, told)  # seed after seed
+        groups = _groups(sorted(runs, key=lambda run: run.name), choose_device(plan.device))  # seed after seed
+        each(partial(exploit_group, plan=plan), groups, workers, told)
     finally:
         found = [record for run in runs for record in read(RunPaths(run).responses, BestResponseRecord)]
         if found and not RunPaths(folder).config.is_file():
             write(OutPaths(folder).records("responses"), found)
             write(OutPaths(folder).records("gaps"), over_seeds(found))
     return [record for run in runs for record in made[run]]
+
+
+def _groups(runs: Sequence[Path], device: torch.device) -> list[tuple[Path, ...]]:
+    """What is trained as one stack: on a GPU all seeds of a regime; on a processor one run's, whose caches hold no more."""
+    if device.type != "cuda":
+        return [(run,) for run in runs]
+    recipes = dict.fromkeys(run.parent for run in runs)
+    return [tuple(run for run in runs if run.parent == recipe) for recipe in recipes]
 
 
 def over_seeds(records: Sequence[BestResponseRecord]) -> list[SummaryRecord]:
@@ -92,53 +108,84 @@ def over_seeds(records: Sequence[BestResponseRecord]) -> list[SummaryRecord]:
     return made
 
 
-def exploit_run(folder: Path, plan: ResponsePlan) -> tuple[Path, list[BestResponseRecord]]:
-    """The best responses to one run, kind by kind; its records are written after each."""
-    trained = load(folder)
-    run, paths, device = trained.run, RunPaths(folder), choose_device(plan.device)
-    known = load_data(run.data if plan.data_root is None else replace(run.data, root=plan.data_root))
-    train_on, test = (part.to(device) for part in known)
-    defender = trained.defender.to(device)
-    seen, batch = co_trained_examples(trained, len(train_on), epochs_alone(folder)), min(BATCH, len(train_on))
-    per_epoch = len(train_on) // batch * batch
-    half = math.ceil((plan.epochs or (WITHOUT_A_GAME if seen is None else math.ceil(seen / per_epoch))) / 2)
-    hidden = run.adversary.hidden if run.adversary else FRESH.hidden
-    every = max(1, round(half / HALVINGS))
-    settings = replace(FRESH, hidden=hidden, optimizer=replace(FRESH.optimizer, lr=LR, every=every))
+def exploit_group(folders: Sequence[Path], plan: ResponsePlan) -> dict[Path, list[BestResponseRecord]]:
+    """The best responses to some runs of one regime, kind by kind; each run's records are written after each."""
+    device = choose_device(plan.device)
+    targets = [_Target.of(folder, plan, device) for folder in folders]
+    made: dict[Path, list[BestResponseRecord]] = {folder: [] for folder in folders}
     precision = fast_precision(device) if plan.precision == "auto" else plan.precision
-    own = None
-    if trained.adversary is not None:
-        attack = trained.attack()
+    for half in dict.fromkeys(target.half for target in targets):  # seeds that trained equally long, together
+        alike = [target for target in targets if target.half == half]
+        run = alike[0].trained.run
+        train_on, test = (part.to(device) for part in load_data(_data_of(run, plan)))
+        hidden = run.adversary.hidden if run.adversary else FRESH.hidden
+        every = max(1, round(half / HALVINGS))
+        settings = replace(FRESH, hidden=hidden, optimizer=replace(FRESH.optimizer, lr=LR, every=every))
+        batch = min(BATCH, len(train_on))
+        own = [target.in_game(test, device) for target in alike]
+        for kind in plan.kinds:
+            found = best_responses_to_each(
+                [target.trained.defender for target in alike],
+                train_on,
+                test,
+                run.eps,
+                kinds=[kind],
+                seeds=range(plan.fresh_seeds),
+                epochs=half,
+                settings=settings,
+                batch_size=batch,
+                precision=precision,
+                in_games=own,
+                folders=[target.paths.best_responses for target in alike],
+            )
+            for target, responses in zip(alike, found, strict=True):
+                steps, folder = len(train_on) // batch, target.paths.folder
+                made[folder].append(_record(target, kind, responses, precision, steps, batch))
+                write(target.paths.responses, [*target.others, *made[folder]])
+    return made
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A finished run, how long its co-trained adversary trained, and records of other kinds that stay."""
+
+    trained: Trained
+    paths: RunPaths
+    seen: int | None  # examples that the co-trained adversary saw
+    half: int  # epochs before training is doubled
+    others: tuple[BestResponseRecord, ...]
+
+    @classmethod
+    def of(cls, folder: Path, plan: ResponsePlan, device: torch.device) -> "_Target":
+        trained, paths = load(folder), RunPaths(folder)
+        trained.defender.to(device)
+        n = len(load_data(_data_of(trained.run, plan))[0])
+        seen, batch = co_trained_examples(trained, n, epochs_alone(folder)), min(BATCH, n)
+        per_epoch = n // batch * batch
+        half = math.ceil((plan.epochs or (WITHOUT_A_GAME if seen is None else math.ceil(seen / per_epoch))) / 2)
+        known = read(paths.responses, BestResponseRecord)
+        digest = trained.record.defender_sha256
+        others = tuple(r for r in known if r.defender_sha256 == digest and r.kind not in plan.kinds)
+        return cls(trained, paths, seen, half, others)
+
+    def in_game(self, test: Data, device: torch.device) -> Tensor | None:
+        """Which examples are right under the co-trained adversary, (N,) bool; None without one."""
+        if self.trained.adversary is None:
+            return None
+        attack = self.trained.attack()
         attack.adversary.to(device)
-        own = attacked(defender, test, attack, attack.threat)
-    digest = trained.record.defender_sha256
-    others = [r for r in read(paths.responses, BestResponseRecord) if r.defender_sha256 == digest]
-    records = [r for r in others if r.kind not in plan.kinds]
-    made = []
-    for kind in plan.kinds:
-        found = best_responses(
-            defender,
-            train_on,
-            test,
-            run.eps,
-            kinds=[kind],
-            seeds=range(plan.fresh_seeds),
-            epochs=half,
-            settings=settings,
-            batch_size=batch,
-            precision=precision,  # type: ignore[arg-type]
-            in_game=own.correct if own else None,
-            folder=paths.best_responses,
-        )
-        made.append(_record(run, digest, kind, found, precision, per_epoch // batch, batch, seen))
-        write(paths.responses, [*records, *made])
-    return folder, made
+        return attacked(self.trained.defender, test, attack, attack.threat).correct
+
+
+def _data_of(run: Run, plan: ResponsePlan) -> DataConfig:
+    return run.data if plan.data_root is None else replace(run.data, root=plan.data_root)
 
 
 def _record(
-    run: Run, digest: str, kind: str, found: BestResponses, precision: str, steps: int, batch: int, seen: int | None
+    target: _Target, kind: str, found: BestResponses, precision: str, steps: int, batch: int
 ) -> BestResponseRecord:
     """What best responses of one kind left; an epoch of theirs has so many steps of so many examples."""
+    run = target.trained.run
     epochs = max(response.epochs for response in found.responses)
     longest = [response for response in found.responses if response.epochs == epochs]
     survived = torch.stack([response.outcome.correct for response in longest]).all(0).cpu()
@@ -152,14 +199,14 @@ def _record(
     return BestResponseRecord(
         recipe=run.recipe,
         seed=run.seed,
-        defender_sha256=digest,
+        defender_sha256=target.trained.record.defender_sha256,
         kind=kind,
         eps=run.eps,
         n=n,
         epochs=epochs,
         steps=epochs * steps,
         examples=epochs * steps * batch,
-        co_trained_examples=seen,
+        co_trained_examples=target.seen,
         parameters=longest[0].parameters,
         left=tuple(response.outcome.accuracy for response in longest),
         worst=correct / n,
