@@ -15,6 +15,10 @@ class MissingExtra(ImportError):
     """An optional package is absent; the message names the exact pip command (exit code 2)."""
 
 
+class CannotStack(ValueError):
+    """Networks that cannot be trained as one stack; the message says why (train them one by one)."""
+
+
 class Diverged(RuntimeError):
     """Training met a non-finite loss or gradient and stopped before the step (exit code 3)."""
 
