@@ -315,7 +315,7 @@ class _Session:
             return networks[0].to(self.device)
         if isinstance(networks[0], Adversary):
             return stack_adversaries(networks).to(self.device)  # type: ignore[arg-type]
-        return stack(networks).to(self.device)  # type: ignore[arg-type]
+        return stack(networks).to(self.device)
 
     def _player(self, name: str, networks: Sequence[nn.Module], optimizer: Any, *, maximize: bool) -> Player:
         n_copies = len(networks) if self.stacked else None

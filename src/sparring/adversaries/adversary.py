@@ -94,7 +94,7 @@ def stack_adversaries(adversaries: Sequence[Adversary]) -> Adversary:
     kinds = {(a.bound, a.shape, a.sees, a.n_classes, a.layout) for a in adversaries}
     if len(kinds) > 1:
         raise ValueError(f"a stack needs adversaries of one kind, got {len(kinds)} kinds")
-    network = stack([a.network for a in adversaries])  # type: ignore[misc]
+    network = stack([a.network for a in adversaries])
     stacked = Adversary(
         network, first.bound, first.shape, sees=first.sees, n_classes=first.n_classes, layout=first.layout
     )

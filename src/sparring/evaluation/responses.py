@@ -258,7 +258,7 @@ def _trained(
     todo = [i for i, one in enumerate(found) if one is None]
     if todo:
         own_models = len({id(pairs[i].model) for i in todo}) > 1
-        target = stack([pairs[i].model for i in todo]) if own_models else pairs[todo[0]].model  # type: ignore[misc]
+        target = stack([pairs[i].model for i in todo]) if own_models else pairs[todo[0]].model
         with counted(target) as cost:
             fresh = fresh_adversaries(
                 target.to(data.images.device).eval() if own_models else target,

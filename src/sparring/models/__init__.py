@@ -1,7 +1,19 @@
 """Networks for both players. Any nn.Module that takes inputs in [0, 1] and returns logits can stand in their place."""
 
+from sparring.models.functional import FunctionalStack, check_stackable
 from sparring.models.mlp import MLP, mlp
 from sparring.models.normalize import Normalize
 from sparring.models.stack import Shared, StackedMLP, copy_to, keep_copies, stack
 
-__all__ = ["MLP", "Normalize", "Shared", "StackedMLP", "copy_to", "keep_copies", "mlp", "stack"]
+__all__ = [
+    "MLP",
+    "FunctionalStack",
+    "Normalize",
+    "Shared",
+    "StackedMLP",
+    "check_stackable",
+    "copy_to",
+    "keep_copies",
+    "mlp",
+    "stack",
+]

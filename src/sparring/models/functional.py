@@ -32,7 +32,6 @@ class FunctionalStack(nn.Module):
     def __init__(self, networks: Sequence[nn.Module], probe: Tensor | None = None) -> None:
         super().__init__()
         _check_alike(networks)
-        self._n_copies = len(networks)
         try:
             single = _with_stacked_tensors(networks)
         except Exception as error:  # whatever the networks' parts raise when copied
@@ -49,7 +48,7 @@ class FunctionalStack(nn.Module):
     @property
     def n_copies(self) -> int:
         """S, the number of networks."""
-        return self._n_copies
+        return len(next(iter(_held(self).values())))
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs (S, B, C) of inputs (S, B, *shape)."""

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparring.errors import CannotStack
+from sparring.models.functional import FunctionalStack
 from sparring.models.mlp import MLP
 
 
@@ -20,7 +22,7 @@ class StackedMLP(nn.Module):
         super().__init__()
         first = networks[0]
         if any((n.shape, n.sizes, n.slope) != (first.shape, first.sizes, first.slope) for n in networks):
-            raise ValueError(f"a stack needs networks of one architecture, got sizes {[n.sizes for n in networks]}")
+            raise CannotStack(f"a stack needs networks of one architecture, got sizes {[n.sizes for n in networks]}")
         self.shape, self.sizes, self.slope = first.shape, first.sizes, first.slope
         linears = zip(*(network.linears for network in networks), strict=True)
         norms = zip(*(network.norms for network in networks), strict=True)
@@ -47,9 +49,14 @@ class Shared(nn.Module):
         return out.view(*x.shape[:2], *out.shape[1:])
 
 
-def stack(networks: Sequence[MLP]) -> StackedMLP:
-    """The networks as one, with leading axis S = len(networks)."""
-    return StackedMLP(networks)
+def stack(networks: Sequence[nn.Module], probe: Tensor | None = None) -> nn.Module:
+    """The networks as one, with leading axis S = len(networks): our perceptrons natively, any others by mapping their code.
+
+    With a `probe` batch (B, *shape) others are tried out first. Raises CannotStack where they cannot be one.
+    """
+    if all(isinstance(network, MLP) for network in networks):
+        return StackedMLP(networks)  # type: ignore[arg-type]
+    return FunctionalStack(networks, probe)
 
 
 def copy_to(stacked: nn.Module, s: int, network: nn.Module) -> None:
