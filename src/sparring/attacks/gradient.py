@@ -56,9 +56,7 @@ class PGD:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         with _in_mode(model, self.mode):
-            if self.label == "predicted":
-                with torch.no_grad():
-                    y = model(x).argmax(-1)
+            y = self._labels(model, x, y)
             x_adv, score = self._run(model, x, y)
             for _ in range(self.restarts - 1):
                 again, again_score = self._run(model, x, y)
@@ -66,6 +64,21 @@ class PGD:
                 x_adv = torch.where(self.threat.over_pixels(better), again, x_adv)
                 score = torch.where(better, again_score, score)
         return x_adv
+
+    def direction(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """FGSM's d in x + eps * d, the gradient's signs at x; raises InputError for an attack that takes another step."""
+        if (self.steps, self.reach, self.step_size, self.random_start, self.keep) != (1, 1.0, None, False, "last"):
+            raise InputError(f"only FGSM goes in one direction at every eps; got {self}")
+        with _in_mode(model, self.mode):
+            return self._gradient(model, x, self._labels(model, x, y))[0].sign()
+
+    def _labels(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """What is attacked: y, or the model's own answers."""
+        if self.label == "true":
+            return y
+        with torch.no_grad():
+            predicted: Tensor = model(x).argmax(-1)
+        return predicted
 
     def _run(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """One ascent: x_adv, and per example a score that is infinite where it is misclassified."""
