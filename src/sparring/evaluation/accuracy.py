@@ -137,7 +137,7 @@ def pgd_curve(
         for restart in range(restarts if eps > 0 else 1):
             loss = "cross_entropy" if restart % 2 == 0 else "margin"
             stream = Stream(seed, f"eval.pgd.{restart}")
-            attack: Attack = PGD(threat, steps=steps, random_start=restart > 0, loss=loss, stream=stream)
+            attack: Attack = PGD(threat, steps=steps, random_start=restart > 0, loss=loss, stream=stream, drop=True)
             attack = attack if eps > 0 else identity
             outcome = attacked(model, data, attack, threat, skip=broken, stream=stream, **settings)
             rounds.append(outcome)
