@@ -14,8 +14,9 @@ from sparring.config import Adversary as AdversaryConfig
 from sparring.config import Data as DataConfig
 from sparring.config import Optimizer, Run
 from sparring.data import Data
-from sparring.evaluation.accuracy import attacked, clean, fgsm_curve
+from sparring.evaluation.accuracy import attacked, clean
 from sparring.evaluation.exploitability import fresh_adversary
+from sparring.evaluation.one_step import fgsm_curve
 from sparring.evaluation.statistics import wilson
 from sparring.evaluation.transfer import transfer
 from sparring.experiment import Trained, load, load_data
