@@ -9,7 +9,6 @@ import importlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,22 +22,22 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
-from test_experiment import STEPS, after, came_to, digits, frozen_vanilla, log, note, small
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparring import experiment, faults, locks, session
 from sparring.config import Optimizer, Run
 from sparring.data import Data
 from sparring.data.batches import minibatch
-from sparring.errors import Busy, InputError, Interrupted
+from sparring.errors import Busy, CorruptCheckpoint, InputError, Interrupted
 from sparring.evaluation import memory
 from sparring.experiment import load
 from sparring.game import Epoch, Metrics, Progress, player, train
 from sparring.game.checkpoint import read_verified
 from sparring.losses import LOSSES, cross_entropy
-from sparring.models import mlp, stack
-from sparring.records import RunPaths, RunRecord, read_json, write_json
+from sparring.models import MLP, mlp, stack
+from sparring.records import RunPaths, RunRecord
 from sparring.session import train_runs
+from test_experiment import ALONE, MAIN, STEPS, after, came_to, damage, digits, frozen_vanilla, log, note, small
 
 SEEDS = (4, 0, 7)  # in no order that could stand for their places
 SELDOM = {"checkpoint_seconds": 1e9}  # saved when something ends, and no more
@@ -381,3 +380,359 @@ def test_an_adversary_that_diverges_alone_ends_its_seed_only(tmp_path: Path, mon
         alike(folder(tmp_path / "one bad", seed), folder(tmp_path / "sound", seed), 1e-9)
 
 
+# Stopping and going on
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a recipe's seeds that trained together and that nothing stopped; not to be written to."""
+    known: dict[str, Path] = {}
+
+    def out(name: str) -> Path:
+        if name not in known:
+            known[name] = tmp_path_factory.mktemp(name)
+            assert all(record.status == "done" for record in play(seeds_of(small(name)), known[name]))
+        return known[name]
+
+    return out
+
+
+@pytest.mark.parametrize(
+    ("name", "stops"),
+    [
+        ("gan_tanh_init", [3]),  # the adversaries alone, amid an epoch
+        ("gan_tanh_init", [STEPS, 1, STEPS - 1]),  # after an epoch's last step, and after that of the adversaries alone
+        ("gan_scaled_init", [2, 5, 5, 3]),  # again and again, in both phases
+        ("gan_tanh", [6, 1, 2]),
+        ("noise", [5, 3]),
+        ("pgd", [7]),
+        ("vanilla", [MAIN * STEPS]),
+    ],
+)
+def test_interrupted_and_continued_equals_uninterrupted(
+    name: str, stops: list[int], whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    done = 0
+    for steps in stops:
+        with pytest.raises(Interrupted, match=r"stopped and saved in .*/seed4 and 2 others") as stopped:
+            play(seeds_of(small(name)), tmp_path, interrupted=after(steps))
+        assert stopped.value.signal_number == signal.SIGINT
+        done += steps
+        for seed in SEEDS:
+            assert folder(tmp_path, seed).checkpoint(done).is_file() and not folder(tmp_path, seed).done.exists()
+    notices: list[str] = []
+    play(seeds_of(small(name)), tmp_path, notice=notices.append)
+    assert notices[0].startswith(f"going on from checkpoint-{done:09d}.safetensors of 3 seeds: ")
+    assert came_all(tmp_path) == came_all(whole(name))
+
+
+class Killed(BaseException):
+    """Ends the training at once, as a kill would."""
+
+
+@pytest.fixture
+def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Have the n-th write of a checkpoint, of weights or of a record kill the training, before it is made; 0: none."""
+    left = [0]
+
+    def dying(write: Callable[..., Any]) -> Callable[..., Any]:
+        def dies(*given: Any, **more: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+            return write(*given, **more)
+
+        return dies
+
+    for name in ("save_checkpoint", "save_weights", "write_json"):
+        monkeypatch.setattr(session, name, dying(getattr(session, name)))
+    return lambda n: left.__setitem__(0, n)
+
+
+def uneven(name: str) -> Run:
+    """A run whose seeds end in different epochs, and its adversaries alone in different ones too."""
+    run = small(name, **(STOPPING | {"max_epochs": 12, "checkpoint_seconds": 0.0}))
+    return replace(run, alone=run.alone and replace(run.alone, max_epochs=5, patience=1, flat=0.2))
+
+
+@pytest.mark.parametrize(("name", "stride"), [("vanilla", 1), ("gan_tanh", 2), ("gan_scaled_init", 3)])
+def test_killed_between_any_two_writes_and_continued_equals_uninterrupted(
+    name: str, stride: int, kill: Callable[[int], None], tmp_path: Path
+) -> None:
+    run = uneven(name)
+    epochs = {record.epochs for record in play(seeds_of(run), tmp_path / "whole")}
+    assert len(epochs) > 1, "no seed outlived another"
+    n, killed = 1, 0
+    while True:
+        kill(n)
+        try:
+            play(seeds_of(run), tmp_path / "killed")
+            break
+        except Killed:
+            killed, n = killed + 1, n + stride
+    kill(0)
+    assert killed > 5 and came_all(tmp_path / "killed") == came_all(tmp_path / "whole")
+
+
+def test_a_kill_between_the_checkpoints_of_two_seeds_costs_the_one_that_is_ahead_a_step_back(
+    kill: Callable[[int], None], whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    configs, saves = 2 * len(SEEDS), len(SEEDS)
+    for n, step in ((configs + 2, 0), (2 * saves + 3, 8)):  # in the first save of all; then in the third
+        kill(n)
+        with pytest.raises(Killed):
+            play(seeds_of(small("gan_tanh")), tmp_path)
+        newest = [max((path.name for path in (tmp_path / f"seed{s}").glob("checkpoint-*")), default="") for s in SEEDS]
+        assert newest[0] > newest[-1]
+        notices: list[str] = []
+        kill(1)
+        with pytest.raises(Killed):
+            play(seeds_of(small("gan_tanh")), tmp_path, notice=notices.append)
+        froms = [f"going on from checkpoint-{step:09d}.safetensors of 3 seeds: epoch 3, step 0"] if step else []
+        assert notices == froms
+    kill(0)
+    play(seeds_of(small("gan_tanh")), tmp_path)
+    assert came_all(tmp_path) == came_all(whole("gan_tanh"))
+
+
+def test_an_epochs_end_and_the_next_ones_start_are_not_taken_for_one_place(
+    kill: Callable[[int], None], whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted):
+        play(seeds_of(small("gan_tanh")), tmp_path, interrupted=after(STEPS + 1))
+    with pytest.raises(Interrupted):
+        play(seeds_of(small("gan_tanh")), tmp_path, interrupted=after(STEPS - 1))  # step 8, the epoch not closed
+    kill(2)
+    with pytest.raises(Killed):
+        play(seeds_of(small("gan_tanh")), tmp_path)  # the first has its epoch closed, under the same number
+    places = {str(read_verified(folder(tmp_path, seed).checkpoint(8))[1]["position"]["epoch"]) for seed in SEEDS}
+    assert places == {"1", "2"}
+    kill(0)
+    notices: list[str] = []
+    play(seeds_of(small("gan_tanh")), tmp_path, notice=notices.append)
+    assert notices == ["going on from checkpoint-000000005.safetensors of 3 seeds: epoch 2, step 1"]
+    assert came_all(tmp_path) == came_all(whole("gan_tanh"))
+
+
+def test_a_divergence_is_not_forgotten_by_an_interruption_in_the_same_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = small("gan_tanh")
+    monkeypatch.setitem(LOSSES, "cross_entropy", poisoned("infinite gradient", 2 * STEPS + 1, copy=2))
+    with pytest.raises(Interrupted):  # the gradients of the steps after the bad one are finite again
+        play(seeds_of(run), tmp_path, interrupted=after(STEPS + 3))
+    steps = [sorted(int(path.stem[-9:]) for path in (tmp_path / f"seed{s}").glob("checkpoint-*")) for s in SEEDS]
+    assert steps == [[4, 7], [4, 7], [4]], "a frozen copy was saved as if it were sound"
+    monkeypatch.setitem(LOSSES, "cross_entropy", poisoned("infinite gradient", 1, copy=2))
+    assert [record.status for record in play(seeds_of(run), tmp_path)] == ["done", "done", "diverged"]
+
+
+def test_damage_in_one_folder_takes_all_to_the_newest_sound_step(whole: Callable[[str], Path], tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        play(seeds_of(small("gan_tanh")), tmp_path, interrupted=after(2 * STEPS + 2))
+    damage(folder(tmp_path, SEEDS[1]).checkpoint(2 * STEPS + 2))
+    notices: list[str] = []
+    play(seeds_of(small("gan_tanh")), tmp_path, notice=notices.append)
+    assert "seed0/checkpoint-000000010.safetensors is damaged" in notices[0]
+    assert notices[1:] == ["going on from checkpoint-000000008.safetensors of 3 seeds: epoch 3, step 0"]
+    assert came_all(tmp_path) == came_all(whole("gan_tanh"))
+
+
+def test_where_all_checkpoints_of_a_seed_are_damaged_nothing_starts_afresh(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        play(seeds_of(small("vanilla")), tmp_path, interrupted=after(2))
+    damage(folder(tmp_path, SEEDS[1]).checkpoint(2))
+    with pytest.raises(CorruptCheckpoint, match=r"all 1 checkpoints in .*seed0 are damaged; --restart"):
+        play(seeds_of(small("vanilla")), tmp_path)
+    assert folder(tmp_path, SEEDS[0]).checkpoint(2).is_file()
+
+
+# Splitting and merging
+
+
+FOUR = (0, 1, 2, 3)
+
+
+def test_seeds_interrupted_together_may_go_on_in_two_calls(tmp_path: Path) -> None:
+    run = small("gan_tanh", **SELDOM)
+    play(seeds_of(run, FOUR), tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        play(seeds_of(run, FOUR), tmp_path / "split", interrupted=after(7))
+    for pair in ((0, 1), (3, 2)):
+        notices: list[str] = []
+        play(seeds_of(run, pair), tmp_path / "split", notice=notices.append)
+        assert notices == [
+            *["resume is valid but not bit-exact: copies 4 -> 2"] * 2,
+            "going on from checkpoint-000000007.safetensors of 2 seeds: epoch 2, step 3",
+        ]
+    for seed in FOUR:
+        alike(folder(tmp_path / "split", seed), folder(tmp_path / "whole", seed), 0.02)
+
+
+def test_seeds_interrupted_alone_may_go_on_together(tmp_path: Path) -> None:
+    run = small("gan_scaled_init", **SELDOM)
+    play(seeds_of(run), tmp_path / "whole")
+    for seed in SEEDS:
+        with pytest.raises(Interrupted):
+            alone(run, tmp_path / "merged", [seed], interrupted=after(7))
+    notices: list[str] = []
+    play(seeds_of(run), tmp_path / "merged", notice=notices.append)
+    assert notices == [
+        *["resume is valid but not bit-exact: copies 1 -> 3"] * 3,
+        "going on from checkpoint-000000007.safetensors of 3 seeds: epoch 2, step 3",
+    ]
+    for seed in SEEDS:
+        alike(folder(tmp_path / "merged", seed), folder(tmp_path / "whole", seed), 0.02)
+
+
+def test_seeds_that_stand_far_apart_go_on_one_group_after_another(tmp_path: Path) -> None:
+    run = small("vanilla", max_epochs=5)
+    with pytest.raises(Interrupted):
+        alone(run, tmp_path, [4], interrupted=after(4 * STEPS + 1))  # its beginning has been pruned
+    notices: list[str] = []
+    assert {record.epochs for record in play(seeds_of(run, (0, 4, 7)), tmp_path, notice=notices.append)} == {5}
+    assert notices[1:] == [
+        "seeds stand at 2 different steps; they go on one group after another, not bit-exact",
+        "going on from checkpoint-000000017.safetensors of 1 seed: epoch 5, step 1",
+    ]
+
+
+def test_adversaries_that_are_done_alone_wait_for_the_others(tmp_path: Path) -> None:
+    run = small("gan_tanh_init")
+    play(seeds_of(run), tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        alone(run, tmp_path / "apart", [SEEDS[0]], interrupted=after(ALONE * STEPS + 1))
+    notices: list[str] = []
+    play(seeds_of(run), tmp_path / "apart", notice=notices.append)
+    assert not any("group" in text for text in notices)
+    assert [len(log(tmp_path / "apart" / f"seed{seed}")) for seed in SEEDS] == [ALONE + MAIN] * 3
+    for seed in SEEDS:
+        alike(folder(tmp_path / "apart", seed), folder(tmp_path / "whole", seed), 0.02)
+
+
+# What lies in the folders
+
+
+def test_a_seed_of_a_stack_is_loaded_as_a_plain_model_with_the_stacks_predictions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    sound = session.new_player
+    monkeypatch.setattr(session, "new_player", lambda *a, **more: made.append(sound(*a, **more)) or made[-1])
+    play(seeds_of(small("gan_tanh")), tmp_path)
+    defender, adversary = (one.network.eval() for one in made)
+    x, y = digits().floats()[:40], digits().labels[:40]
+    with torch.no_grad():
+        logits, pushed = (network(x.expand(3, *x.shape)) for network in (defender, adversary))
+        for s, seed in enumerate(SEEDS):
+            trained = load(tmp_path / f"seed{seed}")
+            assert isinstance(trained.defender, MLP) and trained.run.seed == seed and trained.adversary is not None
+            assert torch.allclose(trained.defender(x), logits[s], atol=1e-4)
+            assert torch.allclose(trained.adversary(x), pushed[s], atol=1e-4)
+            assert trained.attack()(trained.defender, x, y).shape == x.shape
+    assert not torch.allclose(logits[0], logits[1], atol=0.1)
+
+
+@pytest.mark.parametrize("name", ["noise", "gan_tanh_init"])
+def test_a_stacks_files_are_in_form_those_of_a_seed_alone(
+    name: str, whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    alone(small(name), tmp_path, SEEDS[:1])
+    mine, its = whole(name) / f"seed{SEEDS[0]}", tmp_path / f"seed{SEEDS[0]}"
+    names = sorted(path.name for path in its.iterdir())
+    assert sorted(path.name for path in mine.iterdir()) == names
+    compared = [file for file in names if file.endswith(".safetensors")]
+    assert len(compared) > 3
+    for file in compared:
+        (tensors, header), (own, own_header) = read_verified(mine / file), read_verified(its / file)
+        forms = [{k: (v.dtype, v.shape) for k, v in one.items()} for one in (tensors, own)]
+        assert forms[0] == forms[1], file
+        assert header.keys() == own_header.keys()
+        for key in ("phase", "digest", "data", "format", "config", "environment", "steps", "shape"):
+            assert header.get(key) == own_header.get(key), key
+        if "position" in header:
+            position, own_position = (
+                {k: type(v) if k in ("best", "seconds") else v for k, v in one["position"].items()}
+                for one in (header, own_header)
+            )
+            assert position == own_position
+
+
+def test_a_folder_in_use_keeps_all_of_a_call_out(tmp_path: Path) -> None:
+    with locks.held(_made(tmp_path / "seed0") / "run.lock"), pytest.raises(Busy, match="seed0 is in use by process"):
+        play(seeds_of(small("vanilla")), tmp_path)
+    assert not list(tmp_path.rglob("config.json"))
+    assert all(record.status == "done" for record in play(seeds_of(small("vanilla", max_epochs=1)), tmp_path))
+
+
+def _made(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize("name", ["pgd", "gan_tanh"])
+def test_bf16_trains_a_stack_and_keeps_weights_in_fp32(name: str, tmp_path: Path) -> None:
+    run = small(name, max_epochs=6)
+    play(seeds_of(run), tmp_path / "fp32")
+    play(seeds_of(replace(run, precision="bf16")), tmp_path / "bf16")
+    for seed in SEEDS:
+        mine, its = weights(folder(tmp_path / "bf16", seed)), weights(folder(tmp_path / "fp32", seed))
+        assert {name: value.dtype for name, value in mine.items()} == {name: value.dtype for name, value in its.items()}
+        assert any(not torch.equal(mine[name], its[name]) for name in mine), "it multiplied in fp32"
+        losses = [line["defender_loss"] for line in log(tmp_path / "bf16" / f"seed{seed}")]
+        assert losses[-1] < 0.7 * losses[0]
+
+
+# Killed in earnest
+
+
+POINTS = [  # where to kill, at which passing of the point, and what the attempt goes on from, with two seeds
+    ("mid_write", 2, ""),  # the second's first checkpoint
+    ("step", STEPS + 2, ""),  # from the start, since only the first has a checkpoint
+    ("post_rename", 3, "checkpoint-000000004.safetensors of 2 seeds: epoch 2, step 0"),  # the first is done alone
+    ("pre_rename", 2, "checkpoint-000000008.safetensors of 1 seed: epoch 3, step 0"),  # of the game, the second's first
+    ("step", STEPS + 1, ""),  # from the game's start
+    ("pre_fsync", 6, "checkpoint-000000012.safetensors of 2 seeds: epoch 2, step 0"),  # the first's adversary
+    ("mid_write", 3, "checkpoint-000000020.safetensors of 2 seeds: epoch 4, step 0"),  # the second's defender
+    ("", 0, "checkpoint-000000020.safetensors of 1 seed: epoch 4, step 0"),
+]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked children")
+def test_killed_anywhere_and_continued_equals_uninterrupted(tmp_path: Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "SPARRING_FAULT": ""}
+    command = [sys.executable, __file__, str(tmp_path / "killed")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=110)
+    assert done.returncode == 0, done.stderr
+    attempts = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [attempt["status"] for attempt in attempts] == [-signal.SIGKILL] * (len(POINTS) - 1) + [0]
+    froms = [[t for t in attempt["notices"] if t.startswith("going on from ")] for attempt in attempts]
+    assert froms == [[f"going on from {text}"] if text else [] for _, _, text in POINTS]
+    assert not list(tmp_path.rglob("*.tmp-*"))
+    play(seeds_of(small("gan_tanh_init"), SEEDS[:2]), tmp_path / "whole")
+    assert came_all(tmp_path / "killed", SEEDS[:2]) == came_all(tmp_path / "whole", SEEDS[:2])
+
+
+def kill_and_go_on(out: Path) -> None:
+    """Train two seeds of an initialised game in forked children, each killed at the next of POINTS, the last one not."""
+    torch.set_num_threads(1)
+    digits()
+    out.mkdir()
+    for point, count, _ in POINTS:
+        notices = out / "notices"
+        notices.write_text("")
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            try:
+                faults.arm(point, count)
+                play(seeds_of(small("gan_tanh_init"), SEEDS[:2]), out, notice=lambda text, to=notices: note(to, text))
+                os._exit(0)
+            finally:
+                os._exit(1)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(json.dumps({"status": status, "notices": notices.read_text().splitlines()}), flush=True)
+
+
+if __name__ == "__main__":
+    kill_and_go_on(Path(sys.argv[1]))

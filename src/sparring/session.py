@@ -259,7 +259,8 @@ class _Session:
             if signal_number := self.interrupted():
                 self._save(phase, players, settings, progress)
                 where = self.copies[0].paths.folder
-                more = f" and {len(self.copies) - 1} others" if len(self.copies) > 1 else ""
+                others = len(self.copies) - 1
+                more = f" and {others} other{'s' * (others > 1)}" if others else ""
                 raise Interrupted(
                     signal_number, f"stopped and saved in {where}{more}; the same command goes on from here"
                 )
@@ -354,7 +355,8 @@ class _Session:
         for copy, (path, _, header) in zip(self.copies, saved, strict=True):
             copy.seconds = float(header["seconds"])
             copy.cut_log(int(header["log_bytes"]), path.name)
-        more = f" of {len(self.copies)} seeds" if self.stacked else ""
+        n = len(self.copies)
+        more = f" of {n} seed{'s' * (n > 1)}" if self.stacked else ""
         self.notice(f"going on from {saved[0][0].name}{more}: epoch {progress.epoch + 1}, step {progress.step}")
         return progress
 
