@@ -73,18 +73,26 @@ class PGD:
         step_size = self.reach * threat.radius(x) / self.steps if self.step_size is None else self.step_size
         x_adv = threat.moved(x, self.stream.uniform(x)) if self.random_start else x.detach()
         best, best_score = x_adv, torch.full(y.shape, -torch.inf, dtype=x.dtype, device=x.device)
-        low, high = (edge.clamp(threat.low, threat.high) for edge in (x - threat.radius(x), x + threat.radius(x)))
+        edges = self._edges(x)
         for _ in range(self.steps):
             grad, score = self._gradient(model, x_adv, y)
             if self.keep == "best":
                 best, best_score = self._better(best, best_score, x_adv, score)
             # project(x_adv + step_size * sign, x), to the bit, in fewer passes over memory
-            x_adv = torch.clamp(grad.sign().mul_(step_size).add_(x_adv), low, high)
+            moved = grad.sign().mul_(step_size).add_(x_adv)
+            x_adv = moved.clamp_(threat.low, threat.high) if edges is None else moved.clamp_(*edges)
         if self.keep == "last":
             return x_adv, best_score
         with torch.no_grad():
             score = self._score(model(x_adv), y)
         return self._better(best, best_score, x_adv, score)
+
+    def _edges(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The smallest and the largest pixels that are allowed; None for FGSM, whose one step stays in the ball."""
+        if self.steps == 1 and self.step_size is None and self.reach <= 1 and not self.random_start:
+            return None
+        threat, radius = self.threat, self.threat.radius(x)
+        return (x - radius).clamp(threat.low, threat.high), (x + radius).clamp(threat.low, threat.high)
 
     def _gradient(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         x = x.detach().requires_grad_()

@@ -18,6 +18,8 @@ class Noise:
     stream: Stream = field(default_factory=lambda: Stream(0, "noise"))
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        noise = self.stream.uniform(x)
-        delta = noise.sign() if self.law == "sign" else noise
-        return self.threat.project(x + self.threat.radius(x) * delta, x)
+        delta = self.stream.uniform(x)
+        if self.law == "sign":
+            delta.sign_()
+        # threat.moved(x, delta), to the bit, in fewer passes over memory
+        return delta.mul_(self.threat.radius(x)).add_(x).clamp_(self.threat.low, self.threat.high)
