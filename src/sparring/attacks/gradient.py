@@ -1,7 +1,7 @@
 """Attacks that follow the model's gradient: PGD (Madry et al. 2017), and FGSM (Goodfellow et al. 2014) as its one-step case."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -128,6 +128,6 @@ def fgsm(
 
 @contextmanager
 def _in_mode(model: nn.Module, mode: Mode) -> Iterator[None]:
-    block = modes.training(model, keep_statistics=True) if mode == "training" else modes.evaluation(model)
-    with block:
-        yield
+    with modes.frozen(model):  # the gradient for the input is all that is asked for
+        with modes.training(model, keep_statistics=True) if mode == "training" else nullcontext():
+            yield
