@@ -2,20 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import Attack, LearnedAttack, Noise, fgsm, identity
+from sparring.attacks import LearnedAttack, Noise, fgsm, identity
 from sparring.config import GRID, Run
 from sparring.data import Data
 from sparring.environment import commit
 from sparring.errors import Interrupted, NotFinite
-from sparring.evaluation.accuracy import Outcome, attacked, averaged_over_passes, curve, fgsm_curve, pgd_curve
+from sparring.evaluation.accuracy import Outcome, attacked, averaged_over_passes, pgd_curve
 from sparring.evaluation.calibration import calibrate
 from sparring.evaluation.exploitability import FRESH, exploitability
+from sparring.evaluation.one_step import Mode, OneStep, fgsm_curve, one_step, one_step_curve, one_step_over_passes
 from sparring.evaluation.statistics import paired_bootstrap, wilson
 from sparring.experiment import Trained
 from sparring.game.checkpoint import read_verified, write_verified
@@ -116,17 +116,18 @@ def _sound(
 ) -> dict[tuple[str, float], Outcome]:
     """Batch norm in evaluation mode: every attack at every eps."""
     stream = Stream(run.seed, "eval.noise")
-    grid = settings.grid
+    grid, threat = settings.grid, ThreatModel(run.eps, test.shape)
     curves: dict[str, dict[float, Outcome]] = {
         "fgsm": fgsm_curve(model, test, grid),
         "pgd": pgd_curve(
             model, test, grid, steps=settings.pgd_steps, restarts=settings.pgd_restarts, seed=derive(run.seed, "eval")
         ),
-        "noise": curve(model, test, lambda t: Noise(t, "uniform", stream), grid, stream=stream),
-        "sign_noise": curve(model, test, lambda t: Noise(t, "sign", stream), grid, stream=stream),
+        "noise": one_step_curve(model, test, Noise(threat, "uniform", stream), grid, stream=stream),
+        "sign_noise": one_step_curve(model, test, Noise(threat, "sign", stream), grid, stream=stream),
     }
     if adversary is not None:
-        curves["own"] = curve(model, test, lambda t: LearnedAttack(adversary, t), {*grid, run.eps})  # type: ignore[arg-type]
+        own = LearnedAttack(adversary, threat)  # type: ignore[arg-type]
+        curves["own"] = one_step_curve(model, test, own, {*grid, run.eps})
     outcomes = {("clean", 0.0): attacked(model, test, identity, ThreatModel(0.0, test.shape))}
     return outcomes | {(name, eps): o for name, found in curves.items() for eps, o in found.items()}
 
@@ -144,19 +145,15 @@ def _paper(
     run: Run, model: nn.Module, adversary: nn.Module | None, test: Data, settings: Measurement
 ) -> dict[tuple[str, float], tuple[float, Outcome]]:
     """Batch norm in training mode, for the attack and for the verdict, averaged over passes (ambiguity t)."""
-    measured: dict[tuple[str, float], tuple[float, Outcome]] = {}
-
-    def measure(name: str, eps: float, attack: Callable[[ThreatModel], Attack]) -> None:
-        threat = ThreatModel(eps, test.shape)
-        measured[name, eps] = averaged_over_passes(
-            model, test, attack(threat), threat, passes=settings.passes, seed=run.seed
-        )
-
-    measure("clean", 0.0, lambda t: identity)
-    for eps in settings.grid:
-        measure("fgsm", eps, lambda t: fgsm(t, mode="training"))
+    threat = ThreatModel(run.eps, test.shape)
+    attacks: list[tuple[str, OneStep, tuple[float, ...]]] = [("fgsm", fgsm(threat, mode="training"), settings.grid)]
     if adversary is not None:
-        measure("own", run.eps, lambda t: LearnedAttack(adversary, t, "training"))  # type: ignore[arg-type]
+        attacks.append(("own", LearnedAttack(adversary, threat, "training"), (run.eps,)))  # type: ignore[arg-type]
+    plain = averaged_over_passes(model, test, identity, threat.at(0.0), passes=settings.passes, seed=run.seed)
+    measured = {("clean", 0.0): plain}
+    for name, attack, grid in attacks:
+        found = one_step_over_passes(model, test, attack, grid, passes=settings.passes, seed=run.seed)
+        measured |= {(name, eps): both for eps, both in found.items()}
     return measured
 
 
@@ -205,7 +202,7 @@ def readings(run: Run, model: nn.Module, test: Data, prefix: str = "") -> list[R
 
     `prefix` opens each reading's name, for a model that was itself trained in another reading.
     """
-    modes: Sequence[tuple[Literal["evaluation", "training"], Literal["evaluation", "training"]]] = (
+    modes: Sequence[tuple[Mode, Mode]] = (
         ("evaluation", "evaluation"),
         ("training", "evaluation"),
         ("training", "training"),
@@ -214,30 +211,38 @@ def readings(run: Run, model: nn.Module, test: Data, prefix: str = "") -> list[R
         (g, v, loss, b) for g, v in modes for loss in ("cross_entropy", "softmax_twice") for b in (64, 128, 512, 2000)
     ]
     cases = [case for case in cases if case[1] == "training" or case[0] == "training" or case[3] == 128]
-    found = []
-    for eps in (0.1, 0.0308):  # the second: lambda 0.1 in units of standardised MNIST pixels, 0.1 * 0.3081
-        for gradient, verdict, loss, batch in cases if eps == 0.1 else cases[:1]:
-            threat = ThreatModel(eps, test.shape)
-            order = torch.randperm(len(test), generator=torch.Generator().manual_seed(run.seed))
-            attack = fgsm(threat, loss=loss, mode=gradient)
-            outcome = attacked(model, test, attack, threat, batch_size=batch, mode=verdict, order=order)
-            interval = wilson(int(outcome.correct.sum()), len(test))
-            found.append(
-                ReadingRecord(
-                    reading=prefix + _reading(gradient, verdict, loss, batch, eps),
-                    seed=run.seed,
-                    gradient_mode=gradient,
-                    verdict_mode=verdict,
-                    loss="logits" if loss == "cross_entropy" else "softmax twice",
-                    batch_size=batch,
-                    eps=eps,
-                    n=len(test),
-                    accuracy=outcome.accuracy,
-                    low=interval.low,
-                    high=interval.high,
-                )
-            )
-    return found
+    wanted = [(0.1, *case) for case in cases]
+    wanted.append((0.0308, *cases[0]))  # lambda 0.1 in units of standardised MNIST pixels, 0.1 * 0.3081
+    order = torch.randperm(len(test), generator=torch.Generator().manual_seed(run.seed))
+    outcomes: dict[tuple[float, Mode, Mode, str, int], Outcome] = {}
+    for gradient, loss, batch in dict.fromkeys((g, loss, b) for _, g, _, loss, b in wanted):
+        attack = fgsm(ThreatModel(0.1, test.shape), loss=loss, mode=gradient)
+        alike = [case for case in wanted if (case[1], *case[3:]) == (gradient, loss, batch)]
+        verdicts = [(eps, verdict) for eps, _, verdict, _, _ in alike]
+        found = one_step(model, test, attack, verdicts, batch_size=batch, order=order)
+        outcomes |= zip(alike, found, strict=True)
+    return [_reading_record(prefix, run.seed, case, outcomes[case]) for case in wanted]
+
+
+def _reading_record(
+    prefix: str, seed: int, case: tuple[float, Mode, Mode, str, int], outcome: Outcome
+) -> ReadingRecord:
+    eps, gradient, verdict, loss, batch = case
+    n = outcome.correct.numel()
+    interval = wilson(int(outcome.correct.sum()), n)
+    return ReadingRecord(
+        reading=prefix + _reading(gradient, verdict, loss, batch, eps),
+        seed=seed,
+        gradient_mode=gradient,
+        verdict_mode=verdict,
+        loss="logits" if loss == "cross_entropy" else "softmax twice",
+        batch_size=batch,
+        eps=eps,
+        n=n,
+        accuracy=outcome.accuracy,
+        low=interval.low,
+        high=interval.high,
+    )
 
 
 def _reading(gradient: str, verdict: str, loss: str, batch: int, eps: float) -> str:

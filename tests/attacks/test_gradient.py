@@ -18,6 +18,7 @@ from sparring.data.synthetic import (
 from sparring.evaluation import attacked, fgsm_curve, pgd_curve
 from sparring.losses import margin
 from sparring.models import mlp
+from sparring.randomness import Stream
 from sparring.threat import ThreatModel
 
 TWENTY = [round(0.0055 + 0.02 * k, 4) for k in range(20)]
@@ -153,3 +154,42 @@ def test_more_steps_never_leave_more_standing(model: nn.Module, generator: torch
 
     curve = [standing(steps) for steps in (1, 2, 4, 8)]  # one course, followed for longer
     assert curve == sorted(curve, reverse=True) and curve[0] > curve[-1]
+
+
+@pytest.mark.parametrize("start", [False, True])
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
+def test_dropping_what_is_misclassified_changes_the_cost_alone(start: bool, loss: str) -> None:
+    problem = linear_problem(300, 12, seed=4)
+    model = nn.Sequential(nn.Linear(12, 30), nn.Tanh(), nn.Linear(30, 2)).double()
+    with torch.no_grad():
+        for i, parameter in enumerate(model.parameters()):
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i)))
+    x = problem.data.floats().double()
+    y = model(x).argmax(-1)
+    y[::7] = 1 - y[::7]  # wrong from the start
+    asked: list[int] = []
+    model.register_forward_hook(lambda module, inputs, output: asked.append(len(output)))
+
+    def run(drop: bool) -> tuple[Tensor, int]:
+        asked.clear()
+        stream = Stream(1, "start")
+        threat = ThreatModel(0.05, (12,))
+        found = PGD(threat, steps=12, random_start=start, loss=loss, stream=stream, drop=drop)(model, x, y)
+        return found, sum(asked)
+
+    (kept, n_kept), (dropped, n_dropped) = run(False), run(True)
+    broken = model(kept).argmax(-1) != y
+    assert 60 < int(broken.sum()) < 290
+    assert torch.allclose(kept, dropped, rtol=0, atol=1e-12)
+    assert n_dropped < n_kept == 300 * 13
+
+
+@pytest.mark.parametrize("eps", [0.3, torch.full((40,), 0.3)])
+def test_nothing_is_dropped_where_examples_need_each_other(eps: float | Tensor) -> None:
+    model = mlp((6,), [8, 3])
+    x, y = torch.rand(40, 6, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
+    threat = ThreatModel(eps, (6,))
+    kept, dropped = (
+        PGD(threat, steps=5, random_start=False, mode="training", drop=drop)(model, x, y) for drop in (False, True)
+    )
+    assert torch.equal(kept, dropped)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sparring.claims import comparisons
-from sparring.evaluation.statistics import holm, mcnemar, paired_bootstrap, t_test_p
+from sparring.evaluation.statistics import holm, mcnemar, paired_bootstrap, resampled_means, t_test_p
 
 sys.path.insert(0, str(Path(__file__).parent))
 import made_up as m
@@ -98,3 +98,22 @@ def test_ten_seeds_of_the_full_grid_take_less_than_a_minute() -> None:
     made = comparisons(found, [], grid=grid)
     assert len(made) == 2 * (17 + 40)
     assert time.perf_counter() - started < 60
+
+
+def test_an_areas_interval_is_that_of_each_images_area() -> None:
+    found = m.outcomes({"fgsm": 0.6, "vanilla": 0.58})
+    made = next(r for r in comparisons(found, [], grid=GRID) if r.claim == "F2a")
+    a, b = (
+        np.stack(
+            [
+                sum(w * found[r, s][f"fgsm@{e:g}/sound"] for e, w in zip(GRID, (0.25, 0.5, 0.25), strict=True))
+                for s in range(3)
+            ]
+        )
+        for r in ("fgsm", "vanilla")
+    )
+    images = resampled_means((a - b).T, rng=np.random.default_rng(0), n_resamples=1000)  # (R, S)
+    seeds = np.random.default_rng(1).multinomial(3, [1 / 3] * 3, size=1000) / 3
+    low, high = np.quantile((images * seeds).sum(-1), [0.025, 0.975])
+    assert (made.low, made.high) == pytest.approx((low, high), abs=1e-12)
+    assert made.per_seed == pytest.approx(tuple((a - b).mean(-1)))

@@ -22,6 +22,7 @@ from sparring.evaluation.calibration import (
     reliability,
     thin,
 )
+from sparring.evaluation.statistics import resample_counts
 
 SCORES = [ece, adaptive_ece, brier, nll]
 
@@ -268,3 +269,30 @@ def test_low_precision_logits_with_a_gradient_are_welcome() -> None:
     logits, y = _random()
     low = logits.to(torch.bfloat16).requires_grad_()
     assert float(nll(low, y)) == pytest.approx(float(nll(logits, y)), rel=0.02)
+
+
+def test_intervals_are_those_of_scores_computed_anew_on_every_resample() -> None:
+    logits = 3 * torch.randn(400, 5, generator=torch.Generator().manual_seed(0))
+    logits[:40] = logits[40:80]  # ties
+    y = torch.randint(5, (400,), generator=torch.Generator().manual_seed(1))
+    found = calibrate(logits, y, n_resamples=70, seed=3)
+    confidence, right = logits.double().softmax(-1).amax(-1).numpy(), (logits.argmax(-1) == y).double().numpy()
+    ranks = np.array([(np.searchsorted(np.sort(confidence), c) + np.sum(confidence <= c) - 1) / 2 for c in confidence])
+    width, mass = np.ceil(confidence * 10) - 1, np.floor(ranks * 10 / 400)
+    scores: dict[str, list[float]] = {"ece": [], "adaptive_ece": [], "brier": [], "nll": []}
+    accuracies = []
+    for counts in resample_counts(400, seed=3, n_resamples=70):
+        rows = np.repeat(np.arange(400), counts)  # the resample itself
+        for name, bins in (("ece", width), ("adaptive_ece", mass)):
+            inside = [bins[rows] == m for m in range(10)]
+            gaps = [np.abs((right[rows] - confidence[rows])[i].sum()) / 400 for i in inside]
+            scores[name].append(float(sum(gaps)))
+        scores["brier"].append(float(brier(logits[rows], y[rows])))
+        scores["nll"].append(float(nll(logits[rows], y[rows])))
+        accuracies.append(right[rows][width[rows] == 9].mean())
+    for name, values in scores.items():
+        low, high = np.quantile(values, [0.025, 0.975])
+        interval = getattr(found, f"{name}_interval")
+        assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-12)
+    band = found.bands[9]
+    assert band and (band.low, band.high) == pytest.approx(tuple(np.quantile(accuracies, [0.025, 0.975])), abs=1e-12)

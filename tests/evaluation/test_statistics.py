@@ -18,6 +18,8 @@ from sparring.evaluation.statistics import (
     mcnemar,
     mean_interval,
     paired_bootstrap,
+    resample_counts,
+    resampled_means,
     sign_test_holds,
     verdicts,
     wilson,
@@ -296,3 +298,20 @@ def test_the_interval_does_not_leave_the_range_of_the_outcomes(seed: int) -> Non
     a, b = _models(0.7, 2, 20, seed), _models(0.5, 2, 20, seed + 1)
     interval = paired_bootstrap(a, b, seed=seed, n_resamples=50)
     assert -1 <= interval.low <= interval.high <= 1
+
+
+def test_counts_of_a_resample_are_what_resampled_means_draws() -> None:
+    values = np.random.default_rng(0).random((300, 3))
+    counts = resample_counts(300, seed=5, n_resamples=100)
+    assert counts.shape == (100, 300) and (counts.sum(-1, dtype=np.int64) == 300).all()
+    means = resampled_means(values, rng=np.random.default_rng(5), n_resamples=100)
+    assert np.allclose(counts @ values / 300, means, rtol=0, atol=1e-13)
+
+
+def test_zeros_and_ones_have_the_same_resampled_means_in_single_precision() -> None:
+    values = np.random.default_rng(0).random((5000, 4)) < (0.1, 0.5, 0.9, 0.999)
+    single, double = (
+        resampled_means(values.astype(kind), rng=np.random.default_rng(1), n_resamples=100)
+        for kind in (np.float32, np.float64)
+    )
+    assert np.array_equal(single, double)

@@ -1,5 +1,6 @@
 """Own SGD and Adam against torch.optim; learning rates per copy against separate optimizers; rate rules."""
 
+import math
 from typing import Any, Literal
 
 import pytest
@@ -142,3 +143,14 @@ def test_each_copys_rate_follows_its_own_loss() -> None:
     rule.after_epoch(lr, 2, torch.tensor([2.0, 0.5, 1.0]))
     rule.after_epoch(lr, 3, torch.tensor([2.5, 0.6, 1.0]))
     assert lr.tolist() == [0.25, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("n_copies", [None, 2])
+def test_a_gradient_in_another_memory_order_moves_the_weights_it_belongs_to(n_copies: int | None) -> None:
+    shape = (3, 4) if n_copies is None else (n_copies, 3, 4)
+    values = torch.arange(float(math.prod(shape))).view(shape)
+    for grad in (values, values.mT.contiguous().mT):
+        weight = torch.zeros(shape)
+        step = optimizer("sgd", [weight], lr=1.0, momentum=0.9, weight_decay=0.0, maximize=False, n_copies=n_copies)
+        step.step([grad])
+        assert torch.equal(weight, -values)

@@ -201,7 +201,7 @@ def test_gradients_of_a_stack_are_the_copies_gradients(make: Callable[[], nn.Mod
     x, y = inputs(4)
     x.requires_grad_()
     trained = [p for p in together.parameters() if p.requires_grad]
-    found = torch.autograd.grad(objective(cross_entropy(together(x), y)), [x, *trained])
+    found = torch.autograd.grad(objective(cross_entropy(together(x), y)).sum(), [x, *trained])
     for s, network in enumerate(copies):
         mine = x[s].detach().requires_grad_()
         trained = [p for p in network.parameters() if p.requires_grad]

@@ -88,7 +88,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> OutPaths:
     """A reproduction that nothing stopped, played in this process; not to be written to."""
     out = tmp_path_factory.mktemp("whole") / "out"
     changed, notices = run(plan(out))
-    assert changed and notices[0] == f"10 tasks over 2 seeds on digits, 1 at a time, in {out}"
+    assert changed and notices[0] == f"14 tasks over 2 seeds on digits, 1 at a time, in {out}"
     return OutPaths(out)
 
 
@@ -207,7 +207,7 @@ def test_a_second_call_has_nothing_to_do_and_starts_no_worker(whole: OutPaths, m
 def test_stopped_while_training_and_while_measuring_it_ends_the_same(
     whole: OutPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = plan(tmp_path, seeds=(1,), recipes=("vanilla", "gan_tanh_init"))
+    small = plan(tmp_path, recipes=("vanilla", "gan_tanh_init"))
     steps = [0]
 
     def stop_in_training(name: str) -> None:
@@ -219,7 +219,9 @@ def test_stopped_while_training_and_while_measuring_it_ends_the_same(
         patch.setattr("sparring.faults.point", stop_in_training)
         run(small)
     assert stopped.value.signal_number == signal.SIGINT and steps[0] == 15
-    assert len(list(tmp_path.rglob("checkpoint-000000015.safetensors"))) == 1 and not list(tmp_path.rglob("run.json"))
+    assert len(list(tmp_path.rglob("checkpoint-000000015.safetensors"))) == len(SEEDS) and not list(
+        tmp_path.rglob("run.json")
+    )
 
     sound = measure._paper
 
@@ -231,7 +233,7 @@ def test_stopped_while_training_and_while_measuring_it_ends_the_same(
         patch.setattr(measure, "_paper", stop_in_measuring)
         run(small)
     assert stopped.value.signal_number == signal.SIGTERM
-    assert len(list(tmp_path.rglob("run.json"))) == 1 and not list(tmp_path.rglob("evaluation.json"))
+    assert len(list(tmp_path.rglob("run.json"))) == 2 * len(SEEDS) and not list(tmp_path.rglob("evaluation.json"))
 
     assert run(small)[0]
     same_as(whole, OutPaths(tmp_path), small)

@@ -40,6 +40,12 @@ class LearnedAttack:
             shown = shown_to(adversary, model, x, y)
             return self.threat.project(perturb(adversary, self.threat, x, **shown), x)
 
+    def direction(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """The adversary's answer d in [-1, 1]; x + eps * d, clipped, is the perturbed input at every eps."""
+        training, adversary = self.mode == "training", self.adversary
+        with modes.training(adversary, keep_statistics=True) if training else modes.evaluation(adversary):
+            return answer(adversary, x, **shown_to(adversary, model, x, y))
+
     def __repr__(self) -> str:
         adversary = self.adversary
         sees = "" if adversary.sees == ("x",) else f", sees={adversary.sees!r}"
@@ -60,12 +66,17 @@ def perturb(
     "plain": a clipped pixel passes no gradient. "straight_through": clipped forwards, not backwards. "none": not clipped,
     so outside the threat model; for training only. `y` and `gradient` are what `shown_to` gives.
     """
-    answer = adversary(x) if adversary.sees == ("x",) else adversary(x, y, gradient)
-    free: Tensor = x + threat.radius(x) * answer
+    free = x + threat.radius(x) * answer(adversary, x, y, gradient)
     if clip == "none":
         return free
     clipped = free.clamp(threat.low, threat.high)
     return free + (clipped - free).detach() if clip == "straight_through" else clipped
+
+
+def answer(adversary: Adversary, x: Tensor, y: Tensor | None = None, gradient: Tensor | None = None) -> Tensor:
+    """A(x) in [-1, 1], of x's shape, in A's present mode."""
+    found: Tensor = adversary(x) if adversary.sees == ("x",) else adversary(x, y, gradient)
+    return found
 
 
 def shown_to(adversary: Adversary, model: nn.Module, x: Tensor, y: Tensor) -> Shown:

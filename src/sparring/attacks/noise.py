@@ -18,6 +18,9 @@ class Noise:
     stream: Stream = field(default_factory=lambda: Stream(0, "noise"))
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return self.threat.project(x + self.threat.radius(x) * self.direction(model, x, y), x)
+
+    def direction(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """A draw d in [-1, 1]; x + eps * d, clipped, is the perturbed input at every eps."""
         noise = self.stream.uniform(x)
-        delta = noise.sign() if self.law == "sign" else noise
-        return self.threat.project(x + self.threat.radius(x) * delta, x)
+        return noise.sign_() if self.law == "sign" else noise

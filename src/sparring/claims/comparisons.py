@@ -6,9 +6,11 @@ Letters: S seeds, N images, R resamples of the images.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, get_args
+from functools import cache
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sparring.claims.summary import area_weights
 from sparring.evaluation.statistics import (
@@ -85,7 +87,7 @@ class _Measured:
     """
 
     protocol: Protocol
-    images: dict[_Column, FloatArray]  # (N,)
+    images: dict[_Column, NDArray[Any]]  # (N,), bool or area
     resampled: dict[_Column, FloatArray]  # (R,)
 
     def seeds(self, better: str, worse: str, eps: float | None) -> list[int]:
@@ -97,26 +99,41 @@ class _Measured:
         """Of the mean difference, over images and seeds: the two-level percentile bootstrap."""
         pairs = [(_Column(better, seed, eps), _Column(worse, seed, eps)) for seed in seeds]
         differences = np.stack([self.resampled[a] - self.resampled[b] for a, b in pairs], -1)  # (R, S)
-        even = np.full(len(seeds), 1 / len(seeds))
-        weights = np.random.default_rng(1).multinomial(len(seeds), even, size=len(differences)) / len(seeds)
-        return percentile_interval((differences * weights).sum(-1))
+        return percentile_interval((differences * _seed_weights(len(seeds), len(differences))).sum(-1))
+
+
+@cache
+def _seed_weights(n_seeds: int, n_resamples: int) -> FloatArray:
+    """The share of each seed in each resample of the seeds, (R, S): the same for every test."""
+    even = np.full(n_seeds, 1 / n_seeds)
+    return np.random.default_rng(1).multinomial(n_seeds, even, size=n_resamples) / n_seeds
 
 
 def _measure(outcomes: Outcomes, grid: Sequence[float], protocol: Protocol, n_resamples: int) -> _Measured:
-    images: dict[_Column, FloatArray] = {}
+    images: dict[_Column, NDArray[Any]] = {}
     for (recipe, seed), survived in outcomes.items():
         keys = {eps: f"fgsm@{eps:g}/{protocol}" for eps in grid}
-        found = {eps: np.asarray(survived[key], np.float64) for eps, key in keys.items() if key in survived}
         if recipe in PAPER:
-            images |= {_Column(recipe, seed, eps): values for eps, values in found.items()}
-            if len(found) == len(grid) > 1:
-                area = area_weights(grid) @ np.stack([found[eps] for eps in grid])
-                images[_Column(recipe, seed, None)] = area
+            images |= {
+                _Column(recipe, seed, eps): np.asarray(survived[key], np.bool_)
+                for eps, key in keys.items()
+                if key in survived
+            }
     if not images:
         return _Measured(protocol, {}, {})
-    columns = np.stack(list(images.values()), -1)
-    means = resampled_means(columns, rng=np.random.default_rng(0), n_resamples=n_resamples)
-    return _Measured(protocol, images, dict(zip(images, means.T, strict=True)))
+    rows = np.stack(
+        [column.astype(np.float32) for column in images.values()]
+    )  # rows: columns would be written in strides
+    means = resampled_means(rows.T, rng=np.random.default_rng(0), n_resamples=n_resamples)
+    resampled = dict(zip(images, means.T, strict=True))
+    for recipe, seed in {(column.recipe, column.seed): None for column in images}:
+        curve = [_Column(recipe, seed, eps) for eps in grid]
+        if len(curve) > 1 and all(column in images for column in curve):
+            area = _Column(recipe, seed, None)
+            weights = area_weights(grid)
+            images[area] = weights @ np.stack([images[column] for column in curve])
+            resampled[area] = weights @ np.stack([resampled[column] for column in curve])
+    return _Measured(protocol, images, resampled)
 
 
 def _paired(measured: _Measured, pair: Pair, family: str, eps: float | None) -> ComparisonRecord | None:
@@ -126,7 +143,8 @@ def _paired(measured: _Measured, pair: Pair, family: str, eps: float | None) -> 
     if not seeds:
         return None
     sides = [(measured.images[_Column(better, s, eps)], measured.images[_Column(worse, s, eps)]) for s in seeds]
-    differences = [float((a - b).mean()) for a, b in sides]
+    per_image = [np.subtract(a, b, dtype=np.float64) for a, b in sides]
+    differences = [float(difference.mean()) for difference in per_image]
     interval = measured.interval(better, worse, eps, seeds)
     return ComparisonRecord(
         claim=claim,
@@ -140,7 +158,7 @@ def _paired(measured: _Measured, pair: Pair, family: str, eps: float | None) -> 
         low=interval.low,
         high=interval.high,
         per_seed=tuple(differences),
-        p_value=max(_z_test_p(a - b) if eps is None else mcnemar(a, b).p_value for a, b in sides),
+        p_value=max(map(_z_test_p, per_image)) if eps is None else max(mcnemar(a, b).p_value for a, b in sides),
         same_sign=sign_test_holds(differences),
         holds=False,
     )

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from sparring.allocation import keep_freed_memory
 from sparring.cli.audits import audit
 from sparring.cli.exploiting import exploit
 from sparring.cli.folders import evaluate, report
@@ -53,6 +54,7 @@ CODES: tuple[tuple[type[Exception], int], ...] = (  # docs/evaluation.md explain
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code; see docs/evaluation.md for the codes."""
     words = list(sys.argv[1:] if argv is None else argv)
+    keep_freed_memory()
     try:
         code = _dispatch(words)
         sys.stdout.flush()

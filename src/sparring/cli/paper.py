@@ -35,6 +35,8 @@ class Reproduce(terminal.Common):
     """which regimes; `sparring recipes` lists them"""
     sweeps: bool = True
     """also the paper's conjectures D1 and D3, as variants of the tanh game"""
+    measure_on: str | None = None
+    """device of the measurements, if not that of the trainings: cpu, where there are many cores beside one GPU"""
     precision: Literal["fp32", "bf16"] = "fp32"
     """of the trainings' matrix products; every evaluation is in fp32"""
     max_epochs: int | None = None
@@ -61,6 +63,7 @@ def reproduce(words: list[str]) -> int:
         sweeps=options.sweeps,
         max_epochs=options.max_epochs,
         precision=options.precision,
+        measure_on=options.measure_on,
         report=options.report,
     )
 
@@ -74,6 +77,7 @@ def _whole(
     sweeps: bool,
     max_epochs: int | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
+    measure_on: str | None = None,
     report: bool = True,
 ) -> int:
     seeds = tuple(range(options.seeds[0])) if len(options.seeds) == 1 else options.seeds
@@ -100,6 +104,7 @@ def _whole(
         command=command,
         max_epochs=max_epochs,
         precision=precision,
+        measure_on=measure_on,
     )
     with terminal.progress() as (notice, live):
         changed = play(plan, notice=notice, live=live)

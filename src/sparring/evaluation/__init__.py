@@ -1,9 +1,10 @@
 """Evaluation: accuracy under attack, calibration, transfer, exploitability, and the statistics that make them comparable."""
 
-from sparring.evaluation.accuracy import Cost, Outcome, attacked, clean, curve, fgsm_curve, pgd_curve
+from sparring.evaluation.accuracy import Cost, Outcome, attacked, clean, curve, pgd_curve
 from sparring.evaluation.evaluation import Evaluation, evaluate
 from sparring.evaluation.exploitability import exploitability, fresh_adversary
 from sparring.evaluation.memory import Payoffs, load_history, overfitting, payoffs
+from sparring.evaluation.one_step import fgsm_curve
 from sparring.evaluation.responses import (
     KINDS,
     BestResponses,

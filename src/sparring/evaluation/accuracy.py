@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring import modes
-from sparring.attacks import PGD, Attack, WorstCase, described, fgsm, identity
+from sparring.attacks import PGD, Attack, WorstCase, described, identity
 from sparring.data import Data
 from sparring.errors import InputError
 from sparring.randomness import Stream
@@ -84,8 +84,8 @@ def attacked(
             x, y = data.floats(index), data.labels[index]
             x, y = x.expand(*leading, *x.shape), y.expand(*leading, *y.shape)
             x_adv = attack(model, x, y).detach()
-            max_distance = max(max_distance, _inside(threat, x_adv, x))
-            with torch.no_grad(), _in_mode(model, mode):
+            max_distance = max(max_distance, checked_distance(threat, x_adv, x))
+            with torch.no_grad(), in_mode(model, mode):
                 out = checked_logits(model(x_adv), x, data.n_classes, len(threat.shape))
             finite = torch.isfinite(out).all(-1)
             correct[..., index] = (out.argmax(-1) == y) & finite
@@ -137,7 +137,7 @@ def pgd_curve(
         for restart in range(restarts if eps > 0 else 1):
             loss = "cross_entropy" if restart % 2 == 0 else "margin"
             stream = Stream(seed, f"eval.pgd.{restart}")
-            attack: Attack = PGD(threat, steps=steps, random_start=restart > 0, loss=loss, stream=stream)
+            attack: Attack = PGD(threat, steps=steps, random_start=restart > 0, loss=loss, stream=stream, drop=True)
             attack = attack if eps > 0 else identity
             outcome = attacked(model, data, attack, threat, skip=broken, stream=stream, **settings)
             rounds.append(outcome)
@@ -165,11 +165,16 @@ def averaged_over_passes(
 
     Returns the mean accuracy and the first pass. The attack should take its gradients in training mode too.
     """
-    outcomes = []
-    for number in range(passes):
-        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed * 1000 + number))
-        outcomes.append(attacked(model, data, attack, threat, batch_size=batch_size, mode="training", order=order))
+    outcomes = [
+        attacked(model, data, attack, threat, batch_size=batch_size, mode="training", order=order)
+        for order in orders(len(data), passes, seed)
+    ]
     return sum(outcome.accuracy for outcome in outcomes) / passes, outcomes[0]
+
+
+def orders(n: int, passes: int, seed: int) -> list[Tensor]:
+    """The order of n examples in each pass of the *paper* protocol."""
+    return [torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1000 + i)) for i in range(passes)]
 
 
 @contextmanager
@@ -209,11 +214,6 @@ def aimed(attack: Attack) -> Callable[[ThreatModel], Attack]:
     return lambda threat: _Projected(attack, threat)
 
 
-def fgsm_curve(model: nn.Module, data: Data, grid: Sequence[float], **settings: Any) -> dict[float, Outcome]:
-    """FGSM over a grid of eps: a single gradient step, so no bound on robust accuracy."""
-    return curve(model, data, lambda threat: fgsm(threat), grid, **settings)
-
-
 def checked_logits(out: Any, x: Tensor, n_classes: int, n_own_axes: int) -> Tensor:
     """A model's output where it can be logits (..., C); raises InputError, naming the likely mistake, where it cannot."""
     if not isinstance(out, Tensor):
@@ -235,19 +235,24 @@ class _Projected:
         return self.threat.project(self.attack(model, x, y), x)
 
 
-def _in_mode(model: nn.Module, mode: Literal["evaluation", "training"]) -> Any:
+def in_mode(model: nn.Module, mode: Literal["evaluation", "training"]) -> Any:
+    """The block in which a model gives its verdict; batch norm's statistics stay as they are."""
     return modes.training(model, keep_statistics=True) if mode == "training" else modes.evaluation(model)
 
 
-def _inside(threat: ThreatModel, x_adv: Tensor, x: Tensor) -> float:
+def checked_distance(threat: ThreatModel, x_adv: Tensor, x: Tensor) -> float:
     """The largest distance; raises InputError where it is more than eps, or a pixel is out of range."""
     if x_adv.shape != x.shape:
         raise InputError(f"the attack returned shape {tuple(x_adv.shape)} for inputs of shape {tuple(x.shape)}")
-    distance = float(threat.distance(x_adv, x).max()) if x.numel() else 0.0
+    if not x.numel():
+        return 0.0
+    extremes = (*torch.aminmax(x_adv - x), *torch.aminmax(x_adv))
+    least, most, lowest, highest = torch.stack(extremes).tolist()  # at once: on a GPU each question waits
+    distance: float = max(abs(least), abs(most))
     if not distance <= float(threat.eps) + 1e-6:  # NaN is outside
         raise InputError(f"the attack left the ball: distance {distance:.6f} > eps {float(threat.eps):g}")
-    if x.numel() and (float(x_adv.min()) < threat.low - 1e-6 or float(x_adv.max()) > threat.high + 1e-6):
-        raise InputError(f"the attack left the pixel range: {float(x_adv.min()):.4f}..{float(x_adv.max()):.4f}")
+    if lowest < threat.low - 1e-6 or highest > threat.high + 1e-6:
+        raise InputError(f"the attack left the pixel range: {lowest:.4f}..{highest:.4f}")
     return distance
 
 

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparring.evaluation.statistics import FloatArray, Interval, percentile_interval, resampled_means
+from sparring.evaluation.statistics import FloatArray, Interval, percentile_interval, resample_counts
 
 
 @dataclass(frozen=True)
@@ -104,14 +104,10 @@ def calibrate(logits: Tensor, y: Tensor, *, n_bins: int = 10, n_resamples: int =
         raise ValueError(f"calibrate takes one model's logits, (N, C), got shape {tuple(logits.shape)}")
     x = _examples(*_checked(logits, y))
     n = len(x.confidence)
-    by_width = _one_hot(_width_index(x.confidence, n_bins), n_bins)
-    by_mass = _one_hot(_mass_index(x.confidence, n_bins), n_bins)
-    gap = (x.correct - x.confidence)[:, None]
-    columns = [by_width, by_width * x.correct[:, None], by_width * gap, by_mass * gap]
-    columns += [x.brier[:, None], x.nll[:, None]]
-    # One matrix product resamples all; each quantity is a function of these column means.
-    means = resampled_means(np.concatenate(columns, -1), rng=np.random.default_rng(seed), n_resamples=n_resamples)
-    share, right, width_gap, mass_gap, rest = np.split(means, [n_bins * i for i in (1, 2, 3, 4)], axis=-1)
+    width, mass = _width_index(x.confidence, n_bins), _mass_index(x.confidence, n_bins)
+    by_width, by_mass = _resampled(x, (width, mass), n_bins, resample_counts(n, seed=seed, n_resamples=n_resamples))
+    share, right, width_gap, _, _ = np.moveaxis(by_width, -1, 0)
+    whole = by_width.sum(1)
     bins = tuple(_bins(x.confidence, x.correct, n_bins))
     return Calibration(
         n=n,
@@ -119,15 +115,38 @@ def calibrate(logits: Tensor, y: Tensor, *, n_bins: int = 10, n_resamples: int =
         mean_confidence=float(x.confidence.mean()),
         bins=bins,
         bands=tuple(_band(share[:, m], right[:, m]) for m in range(n_bins)),
-        ece=float(np.abs((by_width * gap).mean(0)).sum()),
+        ece=_binned_gap(width, x, n_bins),
         ece_interval=percentile_interval(np.abs(width_gap).sum(-1)),
-        adaptive_ece=float(np.abs((by_mass * gap).mean(0)).sum()),
-        adaptive_ece_interval=percentile_interval(np.abs(mass_gap).sum(-1)),
+        adaptive_ece=_binned_gap(mass, x, n_bins),
+        adaptive_ece_interval=percentile_interval(np.abs(by_mass[..., 2]).sum(-1)),
         brier=float(x.brier.mean()),
-        brier_interval=percentile_interval(rest[:, 0]),
+        brier_interval=percentile_interval(whole[:, 3]),
         nll=float(x.nll.mean()),
-        nll_interval=percentile_interval(rest[:, 1]),
+        nll_interval=percentile_interval(whole[:, 4]),
     )
+
+
+def _resampled(
+    x: "_Examples", binnings: Sequence[NDArray[np.int64]], n_bins: int, counts: NDArray[np.uint8]
+) -> list[FloatArray]:
+    """For each binning (N,), and resamples that hold each example so often (R, N): sums over each bin, divided by N, (R, M, 5).
+
+    They are of 1, correct, correct - confidence, Brier score and NLL. Examples that share all their bins lie together, so that
+    a resample takes one short product per such cell, whatever the number of bins.
+    """
+    values = np.stack([np.ones_like(x.correct), x.correct, x.correct - x.confidence, x.brier, x.nll], -1)
+    cell = np.ravel_multi_index(tuple(binnings), (n_bins,) * len(binnings))
+    order = np.argsort(cell, kind="stable")
+    starts = np.flatnonzero(np.diff(cell[order], prepend=-1))
+    ends = np.append(starts[1:], len(cell))
+    values, n_resamples = values[order], len(counts)
+    means = np.empty((n_resamples, len(starts), values.shape[-1]))
+    for block in range(0, n_resamples, 16):  # bounds the memory
+        drawn = counts[block : block + 16, order].astype(np.float64)
+        for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            means[block : block + 16, i] = drawn[:, start:end] @ values[start:end] / len(cell)
+    first = order[starts]  # an example of each cell
+    return [np.einsum("rcv,cm->rmv", means, _one_hot(bins[first], n_bins)) for bins in binnings]
 
 
 @dataclass(frozen=True)

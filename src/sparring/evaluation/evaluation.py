@@ -11,11 +11,12 @@ from sparring import modes
 from sparring.attacks import Attack, Noise
 from sparring.data import Data, as_data
 from sparring.errors import NotFinite
-from sparring.evaluation.accuracy import Outcome, aimed, clean, curve, fgsm_curve, pgd_curve
+from sparring.evaluation.accuracy import Outcome, aimed, clean, curve, pgd_curve
 from sparring.evaluation.calibration import calibrate
+from sparring.evaluation.one_step import fgsm_curve, one_step_curve
 from sparring.evaluation.statistics import Interval, wilson
 from sparring.randomness import Stream
-from sparring.threat import check_eps
+from sparring.threat import ThreatModel, check_eps
 
 
 @dataclass(frozen=True)
@@ -95,15 +96,9 @@ def evaluate(
         outcomes["clean", 0.0] = plain
         positive = sorted({value for value in grid if value > 0})
         stream = Stream(seed, "eval.noise")
+        noise = Noise(ThreatModel(0.0, test.shape), "uniform", stream)
         curves = {
-            "noise": curve(
-                model,
-                test,
-                lambda threat: Noise(threat, "uniform", stream),
-                positive,
-                stream=stream,
-                batch_size=batch_size,
-            ),
+            "noise": one_step_curve(model, test, noise, positive, stream=stream, batch_size=batch_size),
             "fgsm": fgsm_curve(model, test, positive, batch_size=batch_size),
             "pgd": pgd_curve(model, test, positive, steps=steps, restarts=restarts, seed=seed, batch_size=batch_size),
         }

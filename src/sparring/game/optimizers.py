@@ -67,7 +67,8 @@ class SGD(Optimizer):
             torch._foreach_add_(self.buffers, self.descend(grads))
             self.walk(self.buffers)
             return
-        each = [self.parameters], [list(grads)], [self.buffers], [self.lr]
+        grads = [_as_laid_out(grad, parameter) for grad, parameter in zip(grads, self.parameters, strict=True)]
+        each = [self.parameters], [grads], [self.buffers], [self.lr]
         if self.lr.ndim:
             each = _by_copy(self.parameters), _by_copy(grads), _by_copy(self.buffers), list(self.lr)
         for parameters, grads_here, buffers, lr in zip(*each, strict=True):
@@ -135,6 +136,11 @@ def _beside(value: Tensor, parameter: Tensor) -> Tensor:
 def _divide_(tensors: Sequence[Tensor], by: Tensor) -> None:
     for tensor in tensors:
         tensor.div_(_beside(by.to(tensor.dtype), tensor))
+
+
+def _as_laid_out(grad: Tensor, parameter: Tensor) -> Tensor:
+    """The gradient in its parameter's memory order, which the fused step takes for granted."""
+    return grad if grad.stride() == parameter.stride() else torch.empty_like(parameter).copy_(grad)
 
 
 def _by_copy(tensors: Sequence[Tensor]) -> list[list[Tensor]]:

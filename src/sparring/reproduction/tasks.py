@@ -2,24 +2,27 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from sparring.adversaries import Adversary
 from sparring.attacks import LearnedAttack
 from sparring.config import Adversary as AdversaryConfig
 from sparring.config import Data as DataConfig
 from sparring.config import Optimizer, Run
 from sparring.data import Data
-from sparring.evaluation.accuracy import attacked, clean, fgsm_curve
-from sparring.evaluation.exploitability import fresh_adversary
+from sparring.evaluation.accuracy import attacked, clean
+from sparring.evaluation.exploitability import fresh_adversaries
+from sparring.evaluation.one_step import fgsm_curve
 from sparring.evaluation.statistics import wilson
 from sparring.evaluation.transfer import transfer
 from sparring.experiment import Trained, load, load_data
 from sparring.measure import measure_run, readings
+from sparring.models import stack
 from sparring.records import (
     RunPaths,
     RunRecord,
@@ -65,8 +68,8 @@ def _left_of(task: Task, plan: Plan, seed: int) -> bool:
     if task.run is None:
         return _transferred(plan, seed)
     paths = plan.paths.run(task.run.recipe, seed)
-    if task.kind == "run":
-        return paths.done.is_file() and (read_json(paths.done)["status"] != "done" or _measured(paths, plan))
+    if task.kind == "measure":
+        return read_json(paths.done)["status"] != "done" or _measured(paths, plan)
     left = {"train": paths.done, "sweep": paths.sweep, "reading": paths.readings}[task.kind].is_file()
     return left or (paths.done.is_file() and read_json(paths.done)["status"] != "done")
 
@@ -86,16 +89,15 @@ def _trained(plan: Plan, seed: int) -> list[str]:
     return [name for name in plan.recipes if read_json(plan.paths.run(name, seed).done)["status"] == "done"]
 
 
-def _run(task: Task, plan: Plan) -> bool:
-    """Train the runs and measure them."""
-    folders = [plan.paths.run(run.recipe, run.seed) for run in task.runs]
-    before = [_stamp(paths) for paths in folders]
-    for run, record, paths in zip(task.runs, _trained_runs(task, plan), folders, strict=True):
-        if record.status == "done":
-            trained, (train_on, test) = load(paths.folder), load_once(run.data)
-            settings = plan.measurement
-            measure_run(trained, paths, train_on, test, settings, device=plan.device, interrupted=received)
-    return [_stamp(paths) for paths in folders] != before
+def _measure(task: Task, plan: Plan) -> bool:
+    """Measure one run."""
+    (run,) = task.runs
+    paths = plan.paths.run(run.recipe, run.seed)
+    before = _stamp(paths)
+    if read_json(paths.done)["status"] == "done":
+        trained, (train_on, test), device = load(paths.folder), load_once(plan.data), plan.measure_on or plan.device
+        measure_run(trained, paths, train_on, test, plan.measurement, device=device, interrupted=received)
+    return _stamp(paths) != before
 
 
 def _train(task: Task, plan: Plan) -> bool:
@@ -144,28 +146,46 @@ def _sweep(task: Task, plan: Plan) -> bool:
     """Train one variant of the tanh game and judge it by fresh adversaries."""
     if _left(task, plan):
         return False
-    for run, record in zip(task.runs, _trained_runs(task, plan), strict=True):
-        paths = plan.paths.run(run.recipe, run.seed)
-        if record.status == "done" and not paths.sweep.is_file():
-            write(paths.sweep, [_judged(task.name, run, record, load(paths.folder), plan)])
+    ended = zip(task.runs, _trained_runs(task, plan), strict=True)
+    records = [
+        record
+        for run, record in ended
+        if record.status == "done" and not plan.paths.run(run.recipe, run.seed).sweep.is_file()
+    ]
+    if not records:
+        return True
+    recipe, device = records[0].recipe, plan.device
+    trained = [load(plan.paths.run(recipe, record.seed).folder) for record in records]
+    train_on, test = (part.to(device) for part in load_once(plan.data))
+    threat = trained[0].attack().threat
+    seeds = [record.seed for record in records]
+    fresh = _fresh([one.defender for one in trained], train_on, threat, seeds, plan.measurement.fresh_epochs)
+    for one, record, adversary in zip(trained, records, fresh, strict=True):
+        judged = _judged(task.name, one, record, LearnedAttack(adversary, threat), test)
+        write(plan.paths.run(recipe, record.seed).sweep, [judged])
     return True
 
 
-def _judged(variant: str, run: Run, record: RunRecord, trained: Trained, plan: Plan) -> SweepRecord:
+def _fresh(
+    models: Sequence[nn.Module], data: Data, threat: ThreatModel, seeds: Sequence[int], epochs: int, **settings: Any
+) -> list[Adversary]:
+    """One fresh adversary for each model, all trained as one stack."""
+    target = stack(models).to(data.images.device).eval()
+    return fresh_adversaries(target, data, threat, seeds=seeds, epochs=epochs, stacked=True, **settings)
+
+
+def _judged(variant: str, trained: Trained, record: RunRecord, fresh: LearnedAttack, test: Data) -> SweepRecord:
     """What a fresh adversary leaves of one run of a sweep."""
-    train_on, test = (part.to(plan.device) for part in load_once(plan.data))
-    defender, own = trained.defender.to(plan.device), trained.attack()
-    own = LearnedAttack(own.adversary.to(plan.device), own.threat)
-    threat, settings = own.threat, plan.measurement
-    fresh = fresh_adversary(defender, train_on, threat, seed=run.seed, epochs=settings.fresh_epochs)
+    defender, own, run = trained.defender.to(test.images.device), trained.attack(), trained.run
+    own = LearnedAttack(own.adversary.to(test.images.device), own.threat)
     return SweepRecord(
         claim="D3" if variant in CAPACITY else "D1",
         variant=variant,
         seed=run.seed,
         eps=run.eps,
         clean=clean(defender, test).accuracy,
-        in_game=attacked(defender, test, own, threat).accuracy,
-        fresh=attacked(defender, test, LearnedAttack(fresh, threat), threat).accuracy,
+        in_game=attacked(defender, test, own, own.threat).accuracy,
+        fresh=attacked(defender, test, fresh, fresh.threat).accuracy,
         fgsm=fgsm_curve(defender, test, [run.eps])[run.eps].accuracy,
         defender_parameters=record.defender_parameters,
         adversary_parameters=record.adversary_parameters,
@@ -189,20 +209,22 @@ def _reading(task: Task, plan: Plan) -> bool:
 def _alone(task: Task, plan: Plan) -> bool:
     """Adversaries trained alone with Adam instead of SGD against the vanilla models (ambiguity r)."""
     missing = [seed for seed in task.seeds if not plan.paths.alone(task.name, seed).is_file()]
+    sound = [seed for seed in missing if read_json(plan.paths.run("vanilla", seed).done)["status"] == "done"]
+    for seed in set(missing) - set(sound):
+        write(plan.paths.alone(task.name, seed), [])
+    if not sound:
+        return bool(missing)
     train_on, test = (part.to(plan.device) for part in load_once(plan.data))
     threat = ThreatModel(0.1, test.shape)
     adam = Optimizer("adam", lr=1e-3, weight_decay=0.0)
     settings = AdversaryConfig(bound=task.name, optimizer=adam)  # type: ignore[arg-type]
-    for seed in missing:
-        if read_json(plan.paths.run("vanilla", seed).done)["status"] != "done":
-            write(plan.paths.alone(task.name, seed), [])
-            continue
-        vanilla = _vanilla_model(plan, seed).to(plan.device)
-        adversary = fresh_adversary(vanilla, train_on, threat, seed=seed, epochs=plan.sweep_epochs, settings=settings)
-        outcome = attacked(vanilla, test, LearnedAttack(adversary, threat), threat)
-        cell = _cell(f"gan_{task.name}_init", "trained alone, Adam", "vanilla", seed, 0.1, "sound", outcome.correct)
+    models = [_vanilla_model(plan, seed).to(plan.device) for seed in sound]
+    fresh = _fresh(models, train_on, threat, sound, plan.sweep_epochs, settings=settings)
+    for seed, model, adversary in zip(sound, models, fresh, strict=True):
+        correct = attacked(model, test, LearnedAttack(adversary, threat), threat).correct
+        cell = _cell(f"gan_{task.name}_init", "trained alone, Adam", "vanilla", seed, 0.1, "sound", correct)
         write(plan.paths.alone(task.name, seed), [cell])
-    return bool(missing)
+    return True
 
 
 def measure_transfer(plan: Plan, seed: int) -> bool:
@@ -264,8 +286,8 @@ def _vanilla_model(plan: Plan, seed: int) -> nn.Module:
 
 
 _DO: dict[Kind, Callable[[Task, Plan], bool]] = {
-    "run": _run,
     "train": _train,
+    "measure": _measure,
     "sweep": _sweep,
     "alone": _alone,
     "reading": _reading,

@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 
+from sparring.allocation import keep_freed_memory
 from sparring.errors import Interrupted
 from sparring.reproduction.plan import Plan, Task
 from sparring.reproduction.signals import listen, obey, received
@@ -93,7 +94,7 @@ class Workers:
     """Worker processes for tasks, or this process where there is to be only one. Signals reach all of them."""
 
     def __init__(self, n: int) -> None:
-        self._pool = ProcessPoolExecutor(n, mp_context=get_context("spawn"), initializer=obey) if n > 1 else None
+        self._pool = ProcessPoolExecutor(n, mp_context=get_context("spawn"), initializer=_begin) if n > 1 else None
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Workers":
@@ -119,3 +120,9 @@ class Workers:
             self._pool.shutdown(wait=True, cancel_futures=True)
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+
+
+def _begin() -> None:
+    """How a worker starts."""
+    obey()
+    keep_freed_memory()
