@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparring.adversaries import BOUNDS, Adversary
+from sparring.adversaries import BOUNDS, Adversary, Seen, n_features, stack_adversaries
+from sparring.adversaries.adversary import Layout
 from sparring.attacks import PGD, Attack, LearnedAttack, Noise, WorstCase, fgsm
 from sparring.data.batches import Data
 from sparring.evaluation import attacked, clean
@@ -127,6 +128,32 @@ def stream() -> Stream:
 ADVERSARIES = [Adversary(network, "scaled").eval() for network in worn(networks([8, D], 30))]
 STACKED_ADVERSARY = Adversary(stack(worn(networks([8, D], 30))), "scaled").eval()
 
+
+def all_seeing(layout: Layout) -> list[Adversary]:
+    """Shown the label and the defender's gradient, each with a gain of its own."""
+    sees: tuple[Seen, ...] = ("x", "label", "gradient")
+    found = []
+    for s in range(S):
+        generator = torch.Generator().manual_seed(40 + s)
+        if layout == "flat":
+            network: nn.Module = mlp((n_features(sees, SHAPE, C),), [8, D], generator=generator)
+        else:
+            network = nn.Conv2d(2 + C, 1, 3, padding=1)
+            for parameter in network.parameters():
+                nn.init.normal_(parameter, generator=generator)
+        adversary = Adversary(network, "tanh", SHAPE, sees=sees, n_classes=C, layout=layout).double().eval()
+        nn.init.constant_(adversary.gain, (s + 1) / 4)
+        found.append(adversary)
+    return found
+
+
+SEEING: dict[Layout, list[Adversary]] = {"flat": all_seeing("flat"), "channels": all_seeing("channels")}
+
+
+def seeing(layout: Layout, s: int | None) -> Adversary:
+    return stack_adversaries(SEEING[layout]).eval() if s is None else SEEING[layout][s]
+
+
 # (threat, copy or None) -> attack; what draws is left out or draws once, so that copies draw in turn from one stream
 ATTACKS: dict[str, Callable[[ThreatModel, int | None, Stream], Attack]] = {
     "uniform noise": lambda t, s, g: Noise(t, "uniform", g),
@@ -141,6 +168,8 @@ ATTACKS: dict[str, Callable[[ThreatModel, int | None, Stream], Attack]] = {
     "learned training": lambda t, s, g: LearnedAttack(
         STACKED_ADVERSARY if s is None else ADVERSARIES[s], t, "training"
     ),
+    "learned, all seen": lambda t, s, g: LearnedAttack(seeing("flat", s), t),
+    "learned, all seen as channels": lambda t, s, g: LearnedAttack(seeing("channels", s), t),
     "worst case": lambda t, s, g: WorstCase((fgsm(t), PGD(t, steps=3, random_start=False)), t),
 }
 

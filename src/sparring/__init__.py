@@ -19,6 +19,7 @@ _HOMES = {
     "LearnedAttack": "sparring.attacks",
     "WorstCase": "sparring.attacks",
     "fgsm": "sparring.attacks",
+    "fit_together": "sparring.game",
     "evaluate": "sparring.evaluation",
     "worst_case": "sparring.evaluation",
     "audit": "sparring.auditing",
@@ -40,6 +41,7 @@ __all__ = [
     "audit",
     "evaluate",
     "fgsm",
+    "fit_together",
     "load",
     "run_audit",
     "worst_case",
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
     from sparring.evaluation import evaluate
     from sparring.evaluation.worst_case import worst_case
     from sparring.experiment import load
-    from sparring.game import Game
+    from sparring.game import Game, fit_together
     from sparring.targets import run_audit
     from sparring.threat import ThreatModel
 

@@ -19,6 +19,10 @@ class CannotStack(ValueError):
     """Networks that cannot be trained as one stack; the message says why (train them one by one)."""
 
 
+class NotStacked(UserWarning):
+    """Games that were to be trained together are trained one after another; the message says why."""
+
+
 class Diverged(RuntimeError):
     """Training met a non-finite loss or gradient and stopped before the step (exit code 3)."""
 

@@ -10,7 +10,7 @@ import torch
 from problems import SHAPE, Linear, Of, broken, four_classes, own_batch, strong, trained_model
 from torch import Tensor, nn
 
-from sparring.attacks import APGD, FAB, Attack, Cascade, RayS, Square, fgsm, quick_suite, standard_suite
+from sparring.attacks import APGD, FAB, Attack, Cascade, RayS, Square, WorstCase, fgsm, quick_suite, standard_suite
 from sparring.data.batches import Data
 from sparring.data.synthetic import linear_margins, linear_problem, linear_robust_accuracy
 from sparring.errors import InputError
@@ -53,16 +53,45 @@ def test_examples_that_are_wrong_already_are_returned_as_they_are(
     assert not torch.equal(x_adv[2:], x[2:])
 
 
-@every_one
-def test_a_stack_is_attacked_as_its_copies_are(name: str, generator: torch.Generator) -> None:
-    copies = [mlp(SHAPE, [12, 5], generator=torch.Generator().manual_seed(s)).double().eval() for s in (1, 2)]
+def on_stacks(threat: ThreatModel) -> dict[str, Attack]:
+    """What a stack is attacked with: one of each, and several at once."""
+    several = (fgsm(threat), APGD(threat, "margin", steps=5), Square(threat, queries=30), RayS(threat, queries=30))
+    return strong(threat) | {
+        "margin": APGD(threat, "margin", steps=8, restarts=2),
+        "quick suite": Cascade(quick_suite(threat, 5, SHAPE), threat),
+        "cascade": Cascade((*several, FAB(threat, steps=5)), threat),
+        "worst case": WorstCase(several, threat),
+    }
+
+
+def perceptron() -> nn.Module:
+    return mlp(SHAPE, [12, 5])
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 5))
+
+
+@pytest.mark.parametrize("make", [perceptron, convolutional])
+@pytest.mark.parametrize("name", on_stacks(ThreatModel(0.1, SHAPE)))
+def test_a_stack_is_attacked_as_its_copies_are(
+    name: str, make: Callable[[], nn.Module], generator: torch.Generator
+) -> None:
+    copies = [make().double().eval() for _ in range(2)]
+    for parameter in (p for network in copies for p in network.parameters()):
+        nn.init.normal_(parameter, std=0.5, generator=generator)
     x = torch.rand(20, *SHAPE, generator=generator, dtype=torch.float64)
-    y = copies[0](x).argmax(-1)
-    threat = ThreatModel(torch.tensor([[0.05], [0.1]], dtype=torch.float64), SHAPE)
-    together = strong(threat)[name](stack(copies).eval(), x.expand(2, *x.shape), y.expand(2, 20))
-    for s, eps in enumerate((0.05, 0.1)):
-        alone = strong(ThreatModel(eps, SHAPE))[name](copies[s], x, y)
-        assert torch.allclose(together[s], alone, atol=1e-9), s
+    y = torch.stack([network(x).argmax(-1) for network in copies])
+    y[:, :3] = (y[:, :3] + 1) % 5
+    eps = (0.03, 0.1)
+    threat = ThreatModel(torch.tensor(eps, dtype=torch.float64).unsqueeze(-1), SHAPE)
+    together = stack(copies).eval()
+    found = on_stacks(threat)[name](together, x.expand(2, *x.shape), y)
+    for s, network in enumerate(copies):
+        alone = on_stacks(ThreatModel(eps[s], SHAPE))[name](network, x, y[s])
+        assert torch.allclose(found[s], alone, atol=1e-9), s
+    survivors = (together(found).argmax(-1) == y).sum(-1)
+    assert 0 < int(survivors[0]) != int(survivors[1])
 
 
 @every_one

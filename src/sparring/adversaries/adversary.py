@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparring.adversaries.bounds import BOUNDS
+from sparring.errors import CannotStack
 from sparring.models import stack
 
 Seen = Literal["x", "label", "gradient"]
@@ -88,13 +89,18 @@ class Adversary(nn.Module):
         return torch.cat([part if part.ndim == x.ndim - own + 1 else part.flatten(-own) for part in parts], -1)
 
 
-def stack_adversaries(adversaries: Sequence[Adversary]) -> Adversary:
-    """S adversaries of one kind as one, (S, B, *shape) in and out; raises ValueError where they differ."""
+def stack_adversaries(adversaries: Sequence[Adversary], probe: Tensor | None = None) -> Adversary:
+    """S adversaries of one kind as one, (S, B, *shape) in and out; with a `probe` (B, ...) of what their networks see, tried out.
+
+    Raises CannotStack where they differ, or where `stack` does.
+    """
     first = adversaries[0]
     kinds = {(a.bound, a.shape, a.sees, a.n_classes, a.layout) for a in adversaries}
     if len(kinds) > 1:
-        raise ValueError(f"a stack needs adversaries of one kind, got {len(kinds)} kinds")
-    network = stack([a.network for a in adversaries])
+        raise CannotStack(f"a stack needs adversaries of one kind, got {len(kinds)} kinds")
+    if own := next((type(a).__name__ for a in adversaries if type(a) is not Adversary), ""):
+        raise CannotStack(f"a stack needs adversaries of class Adversary itself, got {own}")
+    network = stack([a.network for a in adversaries], probe)
     stacked = Adversary(
         network, first.bound, first.shape, sees=first.sees, n_classes=first.n_classes, layout=first.layout
     )

@@ -1,7 +1,7 @@
 """Training: players, their moves on a minibatch, the one loop, and checkpoints. Only this package changes parameters."""
 
 from sparring.game.dynamics import Dynamic, Turn, alternating, extragradient, simultaneous
-from sparring.game.game import Game
+from sparring.game.game import Game, fit_together
 from sparring.game.limited import train_steps
 from sparring.game.moves import Metrics, Move, against, best_response, duel
 from sparring.game.player import Player, player
@@ -21,6 +21,7 @@ __all__ = [
     "best_response",
     "duel",
     "extragradient",
+    "fit_together",
     "player",
     "simultaneous",
     "train",

@@ -5,6 +5,7 @@ On the bilinear game V(x, y) = xy, with step lr and no momentum, each step multi
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -24,17 +25,25 @@ class Turn(NamedTuple):
 Dynamic = Callable[[Turn, Turn], None]  # (adversary's turn, defender's turn)
 
 
-def alternating(adversary_steps: int = 1, defender_steps: int = 1, first: str = "adversary") -> Dynamic:
-    """Some steps of one player, then some of the other, each seeing what the other has just done."""
+@dataclass(frozen=True)
+class _Alternating:
+    """`alternating`, as a value that equals another of the same settings."""
 
-    def dynamic(adversary: Turn, defender: Turn) -> None:
-        turns = [(adversary, adversary_steps), (defender, defender_steps)]
-        for turn, n_steps in turns if first == "adversary" else reversed(turns):
+    adversary_steps: int
+    defender_steps: int
+    first: str
+
+    def __call__(self, adversary: Turn, defender: Turn) -> None:
+        turns = [(adversary, self.adversary_steps), (defender, self.defender_steps)]
+        for turn, n_steps in turns if self.first == "adversary" else reversed(turns):
             for _ in range(n_steps):
                 turn.player.step(turn.objective())
             faults.point("between_players")
 
-    return dynamic
+
+def alternating(adversary_steps: int = 1, defender_steps: int = 1, first: str = "adversary") -> Dynamic:
+    """Some steps of one player, then some of the other, each seeing what the other has just done."""
+    return _Alternating(adversary_steps, defender_steps, first)
 
 
 def simultaneous(adversary: Turn, defender: Turn) -> None:

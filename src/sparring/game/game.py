@@ -1,24 +1,30 @@
-"""Game: the short way in. Your classifier against an adversary that learns beside it."""
+"""Game: the short way in. Your classifier against an adversary that learns beside it; several seeds of it at once."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
+from itertools import chain, product
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sparring.adversaries import BOUNDS, Adversary
+from sparring.adversaries import BOUNDS, Adversary, stack_adversaries
 from sparring.attacks import LearnedAttack
 from sparring.config import Training
 from sparring.data import Data, as_data
-from sparring.errors import InputError
+from sparring.errors import CannotStack, Diverged, InputError, NotStacked
 from sparring.game.dynamics import Dynamic, alternating
 from sparring.game.moves import duel
 from sparring.game.player import player
-from sparring.game.train import Epoch, Progress, train
+from sparring.game.train import ADVICE, Epoch, Progress, train
 from sparring.losses import LOSSES
-from sparring.models import mlp
+from sparring.models import copy_to, mlp, stack
 from sparring.randomness import generator
 from sparring.threat import ThreatModel
+
+Rate = Literal["rise", "every", "constant"]
+SETTINGS = ("eps", "bound", "lr", "loss", "adversary_loss", "dynamic", "clean_share", "device")  # but networks and seed
+PROBE = 32  # examples on which a stack is tried out
 
 
 class Game:
@@ -54,7 +60,8 @@ class Game:
         self.eps = eps
         self.bound = bound
         self.lr = lr
-        self.losses = LOSSES[loss], LOSSES[adversary_loss]
+        self.loss = loss
+        self.adversary_loss = adversary_loss
         self.dynamic = dynamic or alternating()
         self.clean_share = clean_share
         self.seed = seed
@@ -68,7 +75,7 @@ class Game:
         *,
         epochs: int = 20,
         batch_size: int = 128,
-        rate: Literal["rise", "every", "constant"] = "every",
+        rate: Rate = "every",
         every: int = 10,
         on_epoch: Callable[[Epoch, Progress], None] = lambda epoch, progress: None,
     ) -> "Game":
@@ -76,29 +83,11 @@ class Game:
 
         Raises InputError for unusable data, Diverged where a loss or gradient is not finite (the step is not taken).
         """
-        data: Data = as_data(train_on).to(self.device)
-        threat = ThreatModel(self.eps, data.shape)
-        adversary = self._adversary(data).to(self.device)
-        self.defender.to(self.device).train()
-        learning: dict[str, Any] = {"lr": self.lr, "rate": rate, "every": every}
-        players = (
-            player("adversary", adversary, maximize=True, **learning),
-            player("defender", self.defender, maximize=False, **learning),
-        )
-        loss, adversary_loss = self.losses
-        move = duel(
-            players[1],
-            players[0],
-            threat,
-            self.dynamic,
-            clean_share=self.clean_share,
-            loss=loss,
-            adversary_loss=adversary_loss,
-        )
-        settings = Training(batch_size=batch_size, max_epochs=epochs, patience=epochs + 1, min_lr=0.0)
-        train(move, data, players, settings, seed=self.seed, on_epoch=on_epoch)
-        self.defender.eval()
-        self._attack = LearnedAttack(adversary.eval(), threat)
+        data = as_data(train_on).to(self.device)
+        match = _Match([self], data, stacked=False)
+        gone = match.play(epochs, batch_size, rate, every, lambda game, epoch, progress: on_epoch(epoch, progress))
+        if gone:
+            raise Diverged(gone[self])
         return self
 
     @property
@@ -118,6 +107,157 @@ class Game:
             data.shape, [512, 512, n_pixels], generator=generator(self.seed, "init.adversary")
         )
         return Adversary(network, self.bound, data.shape)
+
+    def _networks(self) -> list[nn.Module]:
+        """The defender, and the adversary if there is one yet."""
+        adversary = self._attack.adversary if self._attack else self._network
+        return [self.defender] if adversary is None else [self.defender, adversary]
+
+
+def fit_together(
+    games: Sequence[Game],
+    train_on: Any,
+    *,
+    epochs: int = 20,
+    batch_size: int = 128,
+    rate: Rate = "every",
+    every: int = 10,
+    stacked: bool | None = None,
+    notice: Callable[[str], None] | None = None,
+    on_epoch: Callable[[Game, Epoch], None] = lambda game, epoch: None,
+) -> list[Game]:
+    """Play several games, alike but for networks and seeds, to where `fit` would take each: as one stack, where that pays.
+
+    `stacked` True insists, and raises CannotStack where the networks cannot be one; False has the games play one after another.
+    None decides: they play one after another too where their networks cannot be stacked, or have convolutions and are not on a
+    CUDA device. `notice` is then told why, in one sentence; without it that is the warning NotStacked.
+
+    Raises InputError for games that differ in a setting or share a network, and Diverged, which names those that did, once all
+    others have ended.
+    """
+    games = list(games)
+    _check_alike(games)
+    data = as_data(train_on).to(games[0].device)
+    matches, reason = _matches(games, data, stacked)
+    if reason:
+        sentence = f"the {len(games)} games are played one after another: {reason}"
+        notice(sentence) if notice else warnings.warn(sentence, NotStacked, stacklevel=2)
+    gone: dict[Game, str] = {}
+    for match in matches:
+        gone |= match.play(epochs, batch_size, rate, every, lambda game, epoch, progress: on_epoch(game, epoch))
+    if gone:
+        each = [f"game {number} (seed {game.seed}) {gone[game]}" for number, game in enumerate(games) if game in gone]
+        raise Diverged(f"{len(gone)} of {len(games)} games diverged, the others are trained: {'; '.join(each)}")
+    return games
+
+
+class _Match:
+    """Games under way: one on its own networks, or several on a stack of theirs."""
+
+    def __init__(self, games: Sequence[Game], data: Data, *, stacked: bool) -> None:
+        """The networks, on the data's device and in training mode; raises CannotStack where `stacked` asks for too much."""
+        self.games, self.data, self.stacked = games, data, stacked
+        self.threat = ThreatModel(games[0].eps, data.shape)
+        self.adversaries = [game._adversary(data).to(data.images.device).train() for game in games]
+        self.defenders = [game.defender.to(data.images.device).train() for game in games]
+        self.adversary, self.defender = self.adversaries[0], self.defenders[0]
+        if stacked:
+            spread = torch.linspace(0, len(data) - 1, min(PROBE, len(data)))  # over all classes, if they are sorted
+            probe = data.floats(spread.long())
+            self.adversary, self.defender = stack_adversaries(self.adversaries, probe), stack(self.defenders, probe)
+
+    def play(
+        self, epochs: int, batch_size: int, rate: Rate, every: int, on_epoch: Callable[[Game, Epoch, Progress], None]
+    ) -> dict[Game, str]:
+        """Train to the end; which games diverged, and where. The others' networks are then in evaluation mode."""
+        game, going = self.games[0], list(range(len(self.games)))
+        gone: dict[Game, str] = {}
+        learning: dict[str, Any] = {"lr": game.lr, "rate": rate, "every": every}
+        learning["n_copies"] = len(going) if self.stacked else None
+        adversary = player("adversary", self.adversary, maximize=True, **learning)
+        defender = player("defender", self.defender, maximize=False, **learning)
+        move = duel(
+            defender,
+            adversary,
+            self.threat,
+            game.dynamic,
+            clean_share=game.clean_share,
+            loss=LOSSES[game.loss],
+            adversary_loss=LOSSES[game.adversary_loss],
+        )
+        settings = Training(batch_size=batch_size, max_epochs=epochs, patience=epochs + 1, min_lr=0.0)
+
+        def take(epoch: Epoch, progress: Progress) -> None:
+            number = going[epoch.copy]
+            if self.stacked:
+                copy_to(self.adversary, epoch.copy, self.adversaries[number])
+                copy_to(self.defender, epoch.copy, self.defenders[number])
+            on_epoch(self.games[number], epoch, progress)
+
+        def dismiss(progress: Progress) -> None:
+            for number, copy in zip(tuple(going), progress.copies, strict=False):  # a single game has no copies
+                if copy.diverged:
+                    going.remove(number)
+                    why = f"diverged in epoch {progress.epoch}: a loss or gradient is not finite; {ADVICE}"
+                    gone[self.games[number]] = why
+
+        seeds = [game.seed for game in self.games]
+        try:
+            train(
+                move,
+                self.data,
+                (adversary, defender),
+                settings,
+                seed=seeds if self.stacked else game.seed,
+                on_epoch=take,
+                after_epoch=dismiss,
+            )
+        except Diverged as error:  # of a single game
+            gone[game] = str(error)
+        for number, played in enumerate(self.games):
+            if played not in gone:
+                self.defenders[number].eval()
+                played._attack = LearnedAttack(self.adversaries[number].eval(), self.threat)
+        return gone
+
+
+def _matches(games: Sequence[Game], data: Data, stacked: bool | None) -> tuple[list[_Match], str]:
+    """All games as one match, or a match for each; then also why, where nobody asked for that."""
+    reason = ""
+    if stacked is None and len(games) > 1 and data.images.device.type != "cuda" and _convolve(games[0]):
+        reason = "only on a CUDA device is a stack of convolutions faster (stacked=True makes one all the same)"
+    elif stacked or (stacked is None and len(games) > 1):
+        try:
+            return [_Match(games, data, stacked=True)], ""
+        except CannotStack as error:
+            if stacked:
+                raise
+            reason = str(error)
+    return [_Match([game], data, stacked=False) for game in games], reason
+
+
+def _convolve(game: Game) -> bool:
+    """Whether a network of the game has weights with more axes than a matrix."""
+    return any(parameter.ndim > 2 for network in game._networks() for parameter in network.parameters())
+
+
+def _check_alike(games: Sequence[Game]) -> None:
+    """Raises InputError where games differ in a setting, or two would train the same network."""
+    if not games:
+        raise InputError("fit_together needs at least one game; got none")
+    for number, name in product(range(len(games)), SETTINGS):
+        expected, came = getattr(games[0], name), getattr(games[number], name)
+        if came != expected:
+            raise InputError(
+                f"games that are played together differ in networks and seed only; "
+                f"game {number} has {name} {came!r}, game 0 {expected!r}"
+            )
+    owners: dict[Tensor, int] = {}
+    for number, game in enumerate(games):
+        for network in game._networks():
+            for tensor in chain(network.parameters(), network.buffers()):
+                if (owner := owners.setdefault(tensor, number)) != number:
+                    raise InputError(f"games {owner} and {number} share a network; make one for each game")
 
 
 def _device_of(model: nn.Module) -> torch.device:

@@ -23,8 +23,12 @@ class StackedMLP(nn.Module):
     def __init__(self, networks: Sequence[MLP]) -> None:
         super().__init__()
         first = networks[0]
-        if any((n.shape, n.sizes, n.slope) != (first.shape, first.sizes, first.slope) for n in networks):
-            raise CannotStack(f"a stack needs networks of one architecture, got sizes {[n.sizes for n in networks]}")
+        for s, network in enumerate(networks[1:], start=1):
+            if _architecture(network) != _architecture(first):
+                raise CannotStack(
+                    f"a stack needs networks of one architecture: network {s} has {_architecture(network)}, "
+                    f"network 0 {_architecture(first)}"
+                )
         self.shape, self.sizes, self.slope = first.shape, first.sizes, first.slope
         linears = zip(*(network.linears for network in networks), strict=True)
         norms = zip(*(network.norms for network in networks), strict=True)
@@ -56,14 +60,18 @@ def stack(networks: Sequence[nn.Module], probe: Tensor | None = None) -> nn.Modu
 
     With a `probe` batch (B, *shape) others are tried out first. Raises CannotStack where they cannot be one.
     """
-    if all(isinstance(network, MLP) for network in networks):
+    if networks and all(_is_plain(network) for network in networks):
         return StackedMLP(networks)  # type: ignore[arg-type]
     return FunctionalStack(networks, probe)
 
 
+@torch.no_grad()
 def copy_to(stacked: nn.Module, s: int, network: nn.Module) -> None:
-    """Write copy s into a plain network, parameters and statistics: the way back from a stack."""
+    """Write copy s into a plain network, parameters and buffers: the way back from a stack."""
     network.load_state_dict({name: tensor[s] for name, tensor in stacked.state_dict().items()})
+    buffers = dict(stacked.named_buffers())
+    for name, buffer in network.named_buffers():  # a state_dict holds only those that are saved
+        buffer.copy_(buffers[name][s])
 
 
 @torch.no_grad()
@@ -149,6 +157,19 @@ class _StackedBatchNorm(nn.Module):
             self.eps,
         )
         return normalised.view(h.shape)
+
+
+def _is_plain(network: nn.Module) -> bool:
+    """An MLP as `mlp` makes it: no part of it exchanged, none frozen."""
+    parts = {type(module) for module in network.modules()}
+    own = parts <= {MLP, nn.ModuleList, nn.Linear, nn.BatchNorm1d}
+    return own and type(network) is MLP and all(parameter.requires_grad for parameter in network.parameters())
+
+
+def _architecture(network: MLP) -> dict[str, object]:
+    """All of an MLP but values."""
+    norms = [(norm.eps, norm.momentum) for norm in network.norms]
+    return {"shape": network.shape, "sizes": network.sizes, "slope": network.slope, "norms": norms}
 
 
 def _stacked(parameters: Sequence[Tensor]) -> nn.Parameter:
