@@ -307,7 +307,7 @@ class _Session:
                 progress=progress,
                 streams=[stream],
                 bystanders=bystanders,
-                capture=True,
+                capture=self.stacked,  # a single network asks after every step whether it is finite
                 on_step=on_step,
                 on_epoch=on_epoch,
                 after_epoch=after_epoch,

@@ -132,6 +132,7 @@ def test_each_seed_of_a_captured_stack_draws_noise_of_its_own() -> None:
             assert torch.equal(noise[s], alone.uniform(x[s])), position
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_captured_epoch_never_waits_for_the_device() -> None:
     data = load_data("digits")[0].to("cuda")
     n, seen = 4, []
