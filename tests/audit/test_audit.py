@@ -197,8 +197,9 @@ def test_less_information_that_wins_is_warned_of(plain: nn.Module) -> None:
 
 def test_a_best_response_that_gains_with_training_is_warned_of(plain: nn.Module) -> None:
     e = evidence(plain)
-    assert CHECKS["G3"](changed(e, longer=replace(e.fresh[0], share=torch.zeros(e.n)))).status == "WARN"
-    assert CHECKS["G3"](changed(e, longer=e.fresh[0])).status == "PASS"
+    once = e.fresh[0]
+    assert CHECKS["G3"](changed(e, doubling=(once, replace(once, share=torch.zeros(e.n))))).status == "WARN"
+    assert CHECKS["G3"](changed(e, doubling=(once, once))).status == "PASS"
 
 
 def test_a_past_adversary_that_is_stronger_is_cycling(plain: nn.Module) -> None:
