@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -159,6 +160,26 @@ def test_kinds_of_attack_that_could_not_run_are_named(plain: nn.Module) -> None:
     assert CHECKS["S15"](e).status == "WARN" and "transfer" in CHECKS["S15"](e).value
 
 
+def test_autoattack_may_seed_the_global_generator_and_it_is_put_back(
+    plain: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Seeding:
+        def __init__(self, model: nn.Module, *, eps: float, seed: int, device: torch.device) -> None:
+            self.eps = eps
+
+        def run_standard_evaluation(self, x: Tensor, y: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+            torch.manual_seed(5)
+            return (x + self.eps).clamp(0, 1), y
+
+    peer = ModuleType("pyautoattack")
+    peer.AutoAttack = Seeding  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pyautoattack", peer)
+    before = torch.random.get_rng_state()
+    e = evidence(plain)
+    assert e.autoattack is not None and 0 <= e.autoattack <= e.clean.share.sum()
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
 def test_autoattack_being_stronger_fails(plain: nn.Module) -> None:
     e = evidence(plain)
     assert CHECKS["S16"](changed(e, autoattack=None)).status == "SKIP"
@@ -176,8 +197,9 @@ def test_less_information_that_wins_is_warned_of(plain: nn.Module) -> None:
 
 def test_a_best_response_that_gains_with_training_is_warned_of(plain: nn.Module) -> None:
     e = evidence(plain)
-    assert CHECKS["G3"](changed(e, longer=replace(e.fresh[0], share=torch.zeros(e.n)))).status == "WARN"
-    assert CHECKS["G3"](changed(e, longer=e.fresh[0])).status == "PASS"
+    once = e.fresh[0]
+    assert CHECKS["G3"](changed(e, doubling=(once, replace(once, share=torch.zeros(e.n))))).status == "WARN"
+    assert CHECKS["G3"](changed(e, doubling=(once, once))).status == "PASS"
 
 
 def test_a_past_adversary_that_is_stronger_is_cycling(plain: nn.Module) -> None:

@@ -66,6 +66,16 @@ def status(paths: RunPaths) -> dict[str, dict[str, Any]]:
     return {check["id"]: check for check in read_json(paths.audit)["record"]["checks"]}
 
 
+def test_the_steps_of_a_single_audit_are_told_and_those_of_many_are_not(tmp_path: Path) -> None:
+    paths, told = train(tmp_path, "fgsm"), list[str]()
+    audit_runs(paths.folder, PLAN, notice=told.append)
+    assert "PGD-5 margin" in told and told[-1].startswith("fgsm seed 0")
+    paths.audit.unlink()
+    told.clear()
+    audit_runs(tmp_path, PLAN, notice=told.append)
+    assert [line.split(":")[0] for line in told] == ["fgsm seed 0"]
+
+
 def test_the_past_is_attacked_with_and_measured_whole(audited: Path) -> None:
     paths = OutPaths(audited).run("gan_tanh", 0)
     checks = status(paths)

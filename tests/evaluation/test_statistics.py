@@ -21,6 +21,7 @@ from sparring.evaluation.statistics import (
     resample_counts,
     resampled_means,
     sign_test_holds,
+    upper_bound,
     verdicts,
     wilson,
 )
@@ -55,6 +56,24 @@ def test_wilson_equals_scipy(n: int, share: float, confidence: float) -> None:
 def test_wilson_refuses_an_impossible_count(correct: int, n: int) -> None:
     with pytest.raises(ValueError, match=f"got {correct} of {n}"):
         wilson(correct, n)
+
+
+@pytest.mark.parametrize("n", [1, 24, 43, 300])
+def test_no_alarm_bounds_the_rate_by_its_closed_form(n: int) -> None:
+    assert upper_bound(0, n) == pytest.approx(1 - 0.05 ** (1 / n), abs=1e-12)
+
+
+@given(n=st.integers(1, 2000), share=st.floats(0, 1), confidence=st.sampled_from([0.8, 0.95, 0.99]))
+def test_the_upper_bound_equals_scipy(n: int, share: float, confidence: float) -> None:
+    count = round(share * n)
+    expected = stats.binomtest(count, n, alternative="less").proportion_ci(confidence, method="exact").high
+    assert upper_bound(count, n, confidence) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 0), (-1, 5), (6, 5)])
+def test_the_upper_bound_refuses_an_impossible_count(count: int, n: int) -> None:
+    with pytest.raises(ValueError, match=f"got {count} of {n}"):
+        upper_bound(count, n)
 
 
 def test_a_confidence_in_percent_is_refused() -> None:

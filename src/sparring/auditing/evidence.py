@@ -207,7 +207,8 @@ class Evidence(Opponents):
             autoattack: Any = importlib.import_module("pyautoattack")
         except ImportError:
             return None
-        with modes.frozen(self.target):
+        drawn = [self.device] if self.device.type == "cuda" else []
+        with modes.frozen(self.target), torch.random.fork_rng(devices=drawn):  # it seeds the global generators
             judge_of = autoattack.AutoAttack(self.target, eps=self.eps, seed=self.seed, device=self.device)
             x_adv = judge_of.run_standard_evaluation(self.x, self.y, batch_size=BATCH)
         x_adv = (x_adv[0] if isinstance(x_adv, tuple) else x_adv).to(self.x)

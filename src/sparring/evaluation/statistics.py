@@ -53,6 +53,22 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> Interval:
     return Interval(0.0 if correct == 0 else centre - half, 1.0 if correct == n else centre + half)
 
 
+def upper_bound(count: int, n: int, confidence: float = 0.95) -> float:
+    """The highest rate at which so few of n are still as likely as 1 - confidence (Clopper and Pearson 1934, one-sided)."""
+    _check_confidence(confidence)
+    if not 0 <= count <= n or n == 0:
+        raise ValueError(f"a rate needs 0 <= count <= n and n >= 1, got {count} of {n}")
+    if count == n:
+        return 1.0
+    ways = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(count + 1)]  # logarithms
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        rate = (low + high) / 2
+        at_most = sum(math.exp(w + k * math.log(rate) + (n - k) * math.log1p(-rate)) for k, w in enumerate(ways))
+        low, high = (rate, high) if at_most > 1 - confidence else (low, rate)
+    return high
+
+
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, Interval]:
     """The mean of one value per seed, with Student's t interval over seeds.
 

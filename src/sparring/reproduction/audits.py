@@ -63,8 +63,11 @@ def audit_runs(
     found = finished(folder)
     left = sorted((run for run in found if not _audited(run, plan)), key=lambda run: run.name)  # a seed after the other
     tested = self_test() if left and level_of(plan.level).self_test else None
+    one = partial(_one, plan=plan, tested=tested)
+    if RunPaths(folder).config.is_file():  # the steps of a single audit are told; those of many would mix
+        one = partial(one, notice=notice)
     try:
-        each(partial(_one, plan=plan, tested=tested), left, workers, lambda record: notice(_told(record)))
+        each(one, left, workers, lambda record: notice(_told(record)))
     finally:  # what is finished is gathered, also after a signal
         records = _gathered(folder, [run for run in found if _audited(run, plan)])
     return records
@@ -93,7 +96,9 @@ def over_seeds(records: Sequence[AuditRecord]) -> list[SummaryRecord]:
     return [summary for summary in found if summary.n_seeds == seeds[summary.recipe]]
 
 
-def _one(run: Path, plan: AuditPlan, tested: SelfTest | None) -> AuditRecord:
+def _one(
+    run: Path, plan: AuditPlan, tested: SelfTest | None, notice: Callable[[str], None] = lambda text: None
+) -> AuditRecord:
     """Audit one run on one thread and write its audit.json."""
     torch.set_num_threads(1)
     config = read_json(RunPaths(run).config)
@@ -108,6 +113,7 @@ def _one(run: Path, plan: AuditPlan, tested: SelfTest | None) -> AuditRecord:
         seed=plan.seed,
         root=plan.data_root,
         store=run / "audit",
+        notice=notice,
     )
     told = audit.to_json()
     named = {f.name for f in fields(AuditRecord)} - {"recipe", "seed", "headlines", "checks"}

@@ -35,20 +35,20 @@ def finished(folder: Path) -> list[Path]:
 
 
 def each(
-    work: Callable[[Item], Made], runs: Sequence[Item], workers: int, told: Callable[[Made], None] = lambda made: None
+    work: Callable[[Item], Made], items: Sequence[Item], workers: int, told: Callable[[Made], None] = lambda made: None
 ) -> None:
-    """Do the work on every run, so many at a time on one thread each; what came of one is told as soon as it is there.
+    """Do the work on every run or other item, so many at a time on one thread each; what came of one is told once it is there.
 
     Raises Interrupted after a signal: what the work stores is kept, and the same call goes on.
     """
-    if workers == 1 or len(runs) < 2:
-        for run in runs:
-            told(work(run))
+    if workers == 1 or len(items) < 2:
+        for item in items:
+            told(work(item))
         return
-    pool = ProcessPoolExecutor(min(workers, len(runs)), mp_context=get_context("spawn"), initializer=_alone)
+    pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=get_context("spawn"), initializer=_alone)
     try:
         with _listening():
-            waiting: set[Future[Made]] = {pool.submit(work, run) for run in runs}
+            waiting: set[Future[Made]] = {pool.submit(work, item) for item in items}
             while waiting:
                 done, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in done:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+from multiprocessing import parent_process
 
 _received = 0
 
@@ -26,11 +28,25 @@ def obey() -> None:
     """In a worker: Ctrl-C is the parent's to handle, which then asks its workers to stop by SIGTERM."""
     listen()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent()
 
 
 def ignore() -> None:
     """In a worker that keeps its finished pieces: Ctrl-C is the parent's to handle, SIGTERM ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent()
+
+
+def _end_with_parent() -> None:
+    """End this worker where its parent was killed: a pool's worker would else wait for tasks for ever, or hold a run's lock."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def received() -> int:
