@@ -173,7 +173,13 @@ def test_help_and_plans_load_nothing_slow(tmp_path: Path) -> None:
         ("train vanilla --device gpu", "unknown device 'gpu'; use auto, cpu, cuda or mps"),
         ("reproduce --data digits --device gpu", "unknown device 'gpu'"),
         ("reproduce --data digits --recipes fgsm", "a reproduction needs the recipe 'vanilla'"),
-        ("reproduce --data digits --seeds 0", "seeds must be different numbers, at least one"),
+        ("reproduce --data digits --seeds 0", "seeds must be different numbers, at least one; got --seeds 0"),
+        ("train vanilla --seeds 0", "seeds must be different numbers, at least one; got --seeds 0"),
+        ("demo --seeds -2", "seeds must be different numbers, at least one; got --seeds -2"),
+        ("demo --seeds 2 3 2 --dry-run", "seeds must be different numbers, at least one; got --seeds 2 3 2"),
+        ("train vanilla --seeds", "seeds must be different numbers, at least one; got --seeds"),
+        ("train vanilla --seed", "--seed expected 1 argument"),
+        ("train vanilla --seed two", "--seed must be a whole number, got 'two'"),
         ("train vanilla --config", "--config needs a TOML file"),
         ("train vanilla --config absent.toml", "there is no config file absent.toml"),
         ("report .", "holds no reproduction.json; make one with: sparring reproduce"),
@@ -206,6 +212,7 @@ def test_the_line_is_the_same_on_any_terminal(encoding: str, tmp_path: Path) -> 
         ("seed = 3\n", "'seed' cannot stand in a config file"),
         ("out = 3\n", "out must be str, got 3"),
         ("seeds = 3\n", "seeds must be list, got 3"),
+        ("seeds = ['a']\n", "seeds must be a list of whole numbers, got ['a']"),
         ("eps = 0.1\neps = 0.2\n", "is not TOML"),
         ("a = " + "[" * 5000 + "]" * 5000, "is not TOML"),
         ("\0", "is not TOML"),
@@ -230,7 +237,7 @@ def test_a_config_file_goes_over_the_recipe_and_flags_over_both(call: Call) -> N
         assert run["adversary"]["hidden"] == [32] and run["adversary"]["bound"] == "tanh"
         assert run["training"]["min_lr"] == recipes.gan_tanh().training.min_lr
     code, out, _ = call("train", "gan_tanh", "--config", "run.toml", "--out", "else", "--seeds", 1, "--dry-run")
-    assert out.startswith("would train gan_tanh with seeds 1 into else")
+    assert out.startswith("would train gan_tanh with seeds 0 into else")
 
 
 @pytest.mark.parametrize("words", ["demo", "reproduce", "reproduce --data digits --seeds 4 5", "train gan_tanh_init"])
@@ -352,12 +359,12 @@ def test_another_config_is_refused(call: Call) -> None:
 def test_results_go_to_the_output_and_progress_to_the_error_output(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, err = call("train", "vanilla", *TINY, "--seeds", 3, 1, "--workers", 1, "--json", "--out", "pair")
     found = [restore(RunRecord, value) for value in json.loads(out)]
-    assert code == 0 and err == ""
+    assert code == 0 and all(line.startswith("[1/1] vanilla seeds 3 1: ") for line in err.splitlines())
     assert [(record.recipe, record.seed, record.status) for record in found] == [
         ("vanilla", 3, "done"),
         ("vanilla", 1, "done"),
     ]
-    words = ["train", "gan_tanh_init", *GAME, "--alone.max-epochs", 1, "--seeds", 3, "--json"]
+    words = ["train", "gan_tanh_init", *GAME, "--alone.max-epochs", 1, "--seed", 3, "--json"]
     code, out, _ = call(*words)
     assert code == 0 and OutPaths(Path("out")).run("vanilla", 3).done.is_file(), "what the game needs was trained first"
     again = call(*words)
@@ -433,7 +440,7 @@ def test_a_signal_stops_and_saves_and_the_same_command_goes_on(
 
 def test_ctrl_c_in_earnest(tmp_path: Path) -> None:
     epochs, folder = 15, tmp_path / "out" / "runs" / "gan_tanh" / "seed0"
-    command = program("train", "gan_tanh", "--training.max-epochs", epochs, "--training.patience", 99, "--seeds", 0)
+    command = program("train", "gan_tanh", "--training.max-epochs", epochs, "--training.patience", 99, "--seed", 0)
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path}
     pipes["env"] = ENVIRONMENT
     deadline = time.monotonic() + 60
@@ -463,11 +470,48 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
     assert done.returncode == 0 and "going on from checkpoint-000000011.safetensors: epoch 2, step 0" in done.stderr
 
 
-def test_seed_is_short_for_seeds(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(["train", "vanilla", "--seed", "7", "--out", str(tmp_path / "out"), "--dry-run"])
-    assert end.value.code == 0
-    assert "with seeds 7 into" in capsys.readouterr().out
+@pytest.mark.parametrize("command", ["train vanilla", "demo", "reproduce --data digits"])
+@pytest.mark.parametrize(
+    ("words", "seeds"),
+    [
+        ("--seeds 4", "0 1 2 3"),
+        ("--seeds=2", "0 1"),
+        ("--seeds 1", "0"),
+        ("--seeds 7 4", "7 4"),
+        ("--seed 7", "7"),
+        ("--seed=0", "0"),
+    ],
+)
+def test_one_number_is_how_many_seeds_and_several_are_which(command: str, words: str, seeds: str, call: Call) -> None:
+    code, out, _ = call(*command.split(), *words.split(), "--dry-run")
+    assert code == 0 and re.search(rf"with seeds {seeds},? into", out)
+
+
+def test_a_list_in_a_config_file_is_which_seeds(call: Call) -> None:
+    Path("run.toml").write_text("seeds = [4]\n")
+    assert "with seeds 4 into" in call("train", "vanilla", "--config", "run.toml", "--dry-run")[1]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "workers", "copies"),
+    [
+        ("gan_scaled_init", [*GAME, "--alone.max-epochs", 1], 1, [3, 3, 3]),
+        ("vanilla", TINY, 2, [2, 1, 2]),  # 0 and 2 with one worker, 1 with the other
+    ],
+)
+def test_seeds_train_in_one_stack_a_worker(
+    recipe: str, settings: list[object], workers: int, copies: list[int], call: Call
+) -> None:
+    words = ["train", recipe, *settings, "--seeds", 3, "--workers", workers, "--json"]
+    code, out, _ = call(*words)
+    found = [restore(RunRecord, value) for value in json.loads(out)]
+    assert code == 0 and [(record.seed, record.status, record.epochs) for record in found] == [
+        (seed, "done", 2) for seed in range(3)
+    ]
+    for name in {"vanilla", recipe}:
+        runs = [OutPaths(Path("out")).run(name, seed) for seed in range(3)]
+        assert [read_json(paths.environment)["copies"] for paths in runs] == copies
+    assert call(*words)[1] == out, "the second call reads"
 
 
 # Flags

@@ -207,7 +207,7 @@ def test_a_second_call_has_nothing_to_do_and_starts_no_worker(whole: OutPaths, m
 def test_stopped_while_training_and_while_measuring_it_ends_the_same(
     whole: OutPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = plan(tmp_path, recipes=("vanilla", "gan_tanh_init"))
+    small = plan(tmp_path, recipes=("vanilla", "gan_tanh_init"))  # as many seeds: a narrower stack rounds otherwise
     steps = [0]
 
     def stop_in_training(name: str) -> None:
@@ -219,9 +219,8 @@ def test_stopped_while_training_and_while_measuring_it_ends_the_same(
         patch.setattr("sparring.faults.point", stop_in_training)
         run(small)
     assert stopped.value.signal_number == signal.SIGINT and steps[0] == 15
-    assert len(list(tmp_path.rglob("checkpoint-000000015.safetensors"))) == len(SEEDS) and not list(
-        tmp_path.rglob("run.json")
-    )
+    assert len(list(tmp_path.rglob("checkpoint-000000015.safetensors"))) == len(SEEDS)
+    assert not list(tmp_path.rglob("run.json"))
 
     sound = measure._paper
 

@@ -67,6 +67,17 @@ class _Switch(argparse.Action):
         setattr(namespace, self.dest, option_string == self.option_strings[0])
 
 
+class _Seeds(argparse.Action):
+    """`--seeds N`, the seeds 0 to N - 1, or `--seeds K L ...`, these."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        seeds = list(range(values[0])) if len(values) == 1 else values
+        if not seeds or len(set(seeds)) < len(seeds):
+            given = " ".join(map(str, values))
+            raise InputError(f"seeds must be different numbers, at least one; got {option_string} {given}".rstrip())
+        setattr(namespace, self.dest, seeds)
+
+
 @dataclass(frozen=True)
 class _Option:
     """One field as the parser knows it."""
@@ -103,9 +114,15 @@ class _Option:
             no = f"--{self.prefix}no-{self.name}".replace("_", "-")
             group.add_argument(self.flag, no, dest=self.dest, action=_Switch, nargs=0, help=self._help())
             return
-        names, more = ([self.dest], {}) if self.required else ([self.flag], {"dest": self.dest})
+        names = [self.dest if self.required else self.flag]
+        more: dict[str, Any] = {} if self.required else {"dest": self.dest}
         if several:
             more["nargs"] = "*"
+        if self.dest == "seeds":
+            more["action"] = _Seeds
+            group.add_argument(
+                "--seed", dest=self.dest, metavar="INT", type=_reader(self.hint), nargs=1, help="that one"
+            )
         group.add_argument(*names, metavar=self.metavar, type=_reader(self.hint), help=self._help(), **more)
 
     def _help(self) -> str:
@@ -145,12 +162,11 @@ def _value(settings: Any, f: dataclasses.Field[Any]) -> Any:
 
 
 def _spelled(word: str) -> str:
-    """`--max_epochs=2` as `--max-epochs=2`, and `--seed` as `--seeds`."""
+    """`--max_epochs=2` as `--max-epochs=2`."""
     if not word.startswith("--"):
         return word
     name, equals, value = word.partition("=")
-    name = name.replace("_", "-")
-    return ("--seeds" if name == "--seed" else name) + equals + value
+    return name.replace("_", "-") + equals + value
 
 
 def _kind(hint: Any) -> tuple[Any, bool]:

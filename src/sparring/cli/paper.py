@@ -14,8 +14,8 @@ class Demo(terminal.Common):
     """What `demo` takes."""
 
     out: Path = Path("out/demo")
-    seeds: tuple[int, ...] = (3,)
-    """how many seeds (one number), or which (several)"""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """how many (one number N: 0 to N - 1), or which (several)"""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Reproduce(terminal.Common):
     """folder with the data; else $SPARRING_DATA, else the usual cache, else a download"""
     allow_unknown_data: bool = False
     """accept data files whose SHA-256 is not the published one"""
-    seeds: tuple[int, ...] = (3,)
-    """how many seeds (one number), or which (several)"""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """how many (one number N: 0 to N - 1), or which (several)"""
     recipes: tuple[str, ...] = tuple(recipes.RECIPES)
     """which regimes; `sparring recipes` lists them"""
     sweeps: bool = True
@@ -80,11 +80,10 @@ def _whole(
     measure_on: str | None = None,
     report: bool = True,
 ) -> int:
-    seeds = tuple(range(options.seeds[0])) if len(options.seeds) == 1 else options.seeds
     for name in names:
         recipes.recipe(name)
     if options.dry_run:
-        on = f"{data.name} with seeds {terminal.spaced(seeds)}"
+        on = f"{data.name} with seeds {terminal.spaced(options.seeds)}"
         return terminal.would(f"train and measure {', '.join(names)} on {on}, into {options.out}", options.json)
     from sparring.measure import Measurement
     from sparring.reproduction import Plan
@@ -94,7 +93,7 @@ def _whole(
     plan = Plan(
         out=options.out,
         data=data,
-        seeds=seeds,
+        seeds=options.seeds,
         recipes=names,
         measurement=Measurement(fresh_epochs=5, fresh_seeds=(0, 1), n_resamples=50) if small else Measurement(),
         sweeps=sweeps,

@@ -21,7 +21,7 @@ class Common:
     out: Path = Path("out")
     """output folder"""
     seeds: tuple[int, ...] = (0,)
-    """one or more, each a run of its own"""
+    """how many (one number N: 0 to N - 1), or which (several); those of a worker train as one stack"""
     device: str = "cpu"
     """cpu, cuda, mps, or auto. Small networks are often fastest on the CPU"""
     workers: int = 0

@@ -20,7 +20,7 @@ class Train(terminal.Common):
 
 
 def train(words: list[str]) -> int:
-    """Train one recipe: `sparring train gan_tanh --seeds 0 1 2`. Run again to go on."""
+    """Train one recipe: `sparring train gan_tanh --seeds 3`. Run again to go on."""
     named = [word for word in words if word in recipes.RECIPES]  # before other words: `--out X RECIPE` is allowed
     name = next((word for word in [*named, *words] if not word.startswith("-")), None)
     if name is None:
@@ -84,6 +84,8 @@ def _split(values: dict[str, Any]) -> tuple[Train, dict[str, Any]]:
     for key, value in given.items():
         if not isinstance(value, kinds[key]) or isinstance(value, bool):
             raise InputError(f"{key} must be {kinds[key].__name__}, got {value!r}")
+    if not all(type(seed) is int for seed in given.get("seeds", [])):
+        raise InputError(f"seeds must be a list of whole numbers, got {given['seeds']!r}")
     made = {"out": Path, "seeds": tuple}
     usual = dataclasses.replace(Train(), **{key: made.get(key, kinds[key])(value) for key, value in given.items()})
     return usual, {key: value for key, value in values.items() if key not in kinds}
