@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from problems import Linear
 from torch import Tensor, nn
 
-from sparring.attacks import PGD, Attack, WorstCase, fgsm
+from sparring.attacks import PGD, Attack, Noise, WorstCase, fgsm
 from sparring.data.batches import Data
 from sparring.data.synthetic import (
     linear_margins,
@@ -18,6 +18,7 @@ from sparring.data.synthetic import (
 from sparring.evaluation import attacked, fgsm_curve, pgd_curve
 from sparring.losses import margin
 from sparring.models import mlp
+from sparring.randomness import Stream
 from sparring.threat import ThreatModel
 
 TWENTY = [round(0.0055 + 0.02 * k, 4) for k in range(20)]
@@ -153,3 +154,15 @@ def test_more_steps_never_leave_more_standing(model: nn.Module, generator: torch
 
     curve = [standing(steps) for steps in (1, 2, 4, 8)]  # one course, followed for longer
     assert curve == sorted(curve, reverse=True) and curve[0] > curve[-1]
+
+
+def test_fgsm_and_noise_are_the_projections_to_the_bit(model: nn.Module, generator: torch.Generator) -> None:
+    x = torch.rand(40, 1, 5, 5, generator=generator, dtype=torch.float64)
+    y = torch.arange(40) % 6
+    threat = ThreatModel(0.1, (1, 5, 5))
+    moved = x + 0.1 * the_gradient(model, x, y).sign()
+    assert torch.equal(fgsm(threat)(model, x, y), threat.project(moved, x))
+    for law in ("uniform", "sign"):
+        delta = Stream(3, "noise").uniform(x)
+        moved = x + 0.1 * (delta.sign() if law == "sign" else delta)
+        assert torch.equal(Noise(threat, law, Stream(3, "noise"))(model, x, y), threat.project(moved, x))
