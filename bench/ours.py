@@ -81,6 +81,18 @@ def needed(regime: str, batch: int = 128, width: int = 1) -> float:
     return trains + turn + half * a  # the adversary's turn, and its answer on the defender's
 
 
+def traffic(regime: str, width: int = 1) -> float:
+    """Bytes of one seed's step that its parameters move at least, were nothing of them in a cache from one use to the next.
+
+    Nine times each: read forwards and backwards, a gradient written and measured, and a step that reads parameter, gradient and
+    momentum and writes two of them. A player who only answers is read once more; the defender in an attack or turn, twice.
+    """
+    defender, adversary = (sum(a * b for a, b in pairwise(sizes)) for sizes in layers(width))
+    if regime in ("vanilla", "noise"):
+        return 4 * 9 * defender
+    return 4 * 11 * defender + (4 * 10 * adversary if regime.startswith("game") else 0)
+
+
 def products(sizes: list[int]) -> int:
     """Floating-point operations of one forward pass of one example."""
     return sum(2 * a * b for a, b in pairwise(sizes))

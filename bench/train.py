@@ -5,11 +5,14 @@
 
 MNIST shapes, random pixels, batch 128, the paper's networks, the same steps and optimizer settings on all sides. Each side runs
 in processes of its own, one side at a time, alternating within every round; a ratio is theirs over ours of the same round, in
-seconds of the whole machine per seed and step.
+seconds of the whole machine per seed and step: its median [range], and that of both sides' best rounds. Other load on the machine
+slows a loop on all cores most, so that there the ratio of the best is the fair one.
 
   plain         one seed, a PyTorch loop over a DataLoader of a TensorDataset, on all cores
+  plain a core  as plain, but a process for each core on one thread, each with a seed of its own
   one stack     all seeds as one stack, in one process on all cores
-  workers       a process for each core on one thread, each with a stack of its share, as `sparring train --seeds 0-9`
+  workers       a process for each core on one thread, each with a stack of its share, as `sparring train --seeds 10 --workers 2`
+  returning     the same, with the C library's own habit of giving freed memory back (sparring.allocation is what this costs)
   torchattacks, art   FGSM training by these libraries, one seed on all cores; skipped where they are not installed
 
     pip install --target FOLDER --no-deps torchattacks adversarial-robustness-toolbox
@@ -19,7 +22,8 @@ seconds of the whole machine per seed and step.
 
 `--scaling` changes the seeds in a stack, the batch and the width of the hidden layers, one at a time, on one thread. There as
 here, "needed" counts the products that cannot be left out, no others, and its share is of the machine's own matmul rate, taken
-in the same round by as many processes and threads.
+in the same round by as many processes and threads. Beside the time stand two bounds from below: the needed products at that
+rate; and the least traffic of the parameters at the rate of a long copy, which holds once they no longer stay in the cache.
 """
 
 import argparse
@@ -38,6 +42,7 @@ import plain
 
 CORES = os.cpu_count() or 1
 PEERS = {"torchattacks": "torchattacks", "art": "adversarial-robustness-toolbox"}
+WAYS = ("one stack", "workers", "returning")
 Row = dict[str, Any]
 
 
@@ -56,26 +61,32 @@ def compared(n_examples: int, rounds: int, n_seeds: int, peers: list[str]) -> li
     theirs = machine.Group(1, CORES, keep_memory=False)
     one = machine.Group(1, CORES, keep_memory=True)
     workers = machine.Group(CORES, 1, keep_memory=True)
-    rows = []
+    returning = machine.Group(CORES, 1, keep_memory=False)
+    groups, rows = (theirs, one, workers, returning), []
     for regime in ours.REGIMES:
-        sides = [regime.partition(",")[0], *(peers if regime == "fgsm" else [])]
-        taken: dict[str, list[float]] = {side: [] for side in [*sides, "one stack", "workers", "rate"]}
+        loop = regime.partition(",")[0]  # the plain game is in fp32
+        loops = {"plain": loop} | ({peer: peer for peer in peers} if regime == "fgsm" else {})
+        sides = [*loops, "plain a core"]
+        taken: dict[str, list[float]] = {side: [] for side in [*sides, *WAYS, "rate"]}
         for _ in range(rounds):
             taken["rate"].append(sum(workers.measured(ours.matmul_rate)))
-            for side in sides:
-                taken[side].append(theirs.seconds(their_epoch, [(side, n_examples)]) / steps)
+            for side, name in loops.items():
+                taken[side].append(theirs.seconds(their_epoch, [(name, n_examples)]) / steps)
+            each = returning.seconds(their_epoch, [(loop, n_examples)] * CORES)
+            taken["plain a core"].append(each / steps / CORES)
             whole = one.seconds(our_epoch, [(regime, n_examples, list(range(n_seeds)))])
             taken["one stack"].append(whole / steps / n_seeds)
-            parts = workers.seconds(our_epoch, [(regime, n_examples, share) for share in shares])
-            taken["workers"].append(parts / steps / n_seeds)
-        for group in (theirs, one, workers):
+            for way, group in (("workers", workers), ("returning", returning)):
+                parts = group.seconds(our_epoch, [(regime, n_examples, share) for share in shares])
+                taken[way].append(parts / steps / n_seeds)
+        for group in groups:
             group.forget()
         for side in sides:
-            for way in ("one stack", "workers"):
-                rows.append({"training": regime} | _row("plain" if side in regime else side, way, taken[side], taken))
+            for way in WAYS:
+                rows.append({"training": regime} | _row(side, way, taken[side], taken))
                 rows[-1] |= _products(taken[way], taken["rate"], ours.needed(regime))
                 print(_told(rows[-1]), flush=True)
-    for group in (theirs, one, workers):
+    for group in groups:
         group.close()
     return rows
 
@@ -84,6 +95,7 @@ def scaled(rounds: int) -> list[Row]:
     """A row for every regime and size, one size at a time away from 10 seeds, batch 128, width 1; on one thread."""
     sizes = [(n, 128, 1) for n in (1, 2, 5, 10, 20)] + [(10, 64, 1), (10, 512, 1), (10, 128, 2), (10, 128, 4)]
     group, rows = machine.Group(1, 1, keep_memory=True), []
+    (copying,) = group.measured(ours.bandwidth)
     for regime in ours.REGIMES[:4]:
         for n_seeds, batch, width in sizes:
             steps = max(2, round(2e11 / ours.needed(regime, batch, width) / n_seeds / 10))
@@ -93,8 +105,13 @@ def scaled(rounds: int) -> list[Row]:
                 rates += group.measured(ours.matmul_rate)
                 taken.append(group.seconds(our_epoch, [job]) / steps / n_seeds)
             group.forget()
+            products, least = ours.needed(regime, batch, width), ours.traffic(regime, width) / copying
             row: Row = {"training": regime, "seeds": n_seeds, "batch": batch, "width": width, "ms": _ms(taken)}
-            rows.append(row | _products(taken, rates, ours.needed(regime, batch, width)))
+            row |= {
+                "products_ms": round(products / statistics.median(rates) / 1e6, 4),
+                "memory_ms": round(least / 1e6, 4),
+            }
+            rows.append(row | _products(taken, rates, products))
             print(rows[-1], flush=True)
     group.close()
     return rows
@@ -104,7 +121,8 @@ def _row(side: str, way: str, theirs: list[float], taken: dict[str, list[float]]
     ratios = [a / b for a, b in zip(theirs, taken[way], strict=True)]
     low, middle, high = (round(f(ratios), 2) for f in (min, statistics.median, max))
     row = {"beside": side, "ours": way, "ms": _ms(taken[way]), "their_ms": _ms(theirs)}
-    return row | {"ratio": middle, "lowest": low, "highest": high}
+    best = round(min(theirs) / min(taken[way]), 2)
+    return row | {"ratio": middle, "lowest": low, "highest": high, "best": best}
 
 
 def _products(taken: list[float], rates: list[float], needed: float) -> Row:
@@ -119,7 +137,8 @@ def _ms(seconds: list[float]) -> float:
 def _told(r: Row) -> str:
     return (
         f"{r['training']:<11} {r['ours']:<10} {r['ms']:7.3f} ms   {r['beside']:<12} {r['their_ms']:7.3f} ms   "
-        f"ratio {r['ratio']:5} [{r['lowest']}, {r['highest']}]   needed {r['gflops']} of {r['matmul_gflops']} GFLOP/s"
+        f"ratio {r['ratio']:5} [{r['lowest']}, {r['highest']}], of the best {r['best']:5}   "
+        f"needed {r['gflops']} of {r['matmul_gflops']} GFLOP/s"
     )
 
 

@@ -313,3 +313,15 @@ def test_a_dynamics_step_of_a_stack_is_the_copies_steps() -> None:
         before = size()
         dynamic(Turn(players[0], value), Turn(players[1], value))
         assert torch.allclose(size(), before if factor is None else before * factor, atol=1e-12)
+
+
+def test_the_gradient_of_a_stacks_input_lies_as_the_input_does() -> None:
+    copies, x = networks([8, 6, C], 1), inputs(2)[0].requires_grad_()
+    together = stack(copies)
+    (grad,) = torch.autograd.grad(together(x).sum(), x)
+    assert grad.is_contiguous()
+    for s, network in enumerate(copies):
+        own = x[s].detach().requires_grad_()
+        assert torch.allclose(grad[s], torch.autograd.grad(network.train()(own).sum(), own)[0], atol=1e-12)
+    grads = torch.autograd.grad(together(x).square().sum(), list(together.parameters()))
+    assert all(one.is_contiguous() for one in grads)  # as the fused step takes them

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from problems import Linear
 from torch import Tensor, nn
 
-from sparring.attacks import PGD, Attack, WorstCase, fgsm
+from sparring.attacks import PGD, Attack, Noise, WorstCase, fgsm
 from sparring.data.batches import Data
 from sparring.data.synthetic import (
     linear_margins,
@@ -193,3 +193,15 @@ def test_nothing_is_dropped_where_examples_need_each_other(eps: float | Tensor) 
         PGD(threat, steps=5, random_start=False, mode="training", drop=drop)(model, x, y) for drop in (False, True)
     )
     assert torch.equal(kept, dropped)
+
+
+def test_fgsm_and_noise_are_the_projections_to_the_bit(model: nn.Module, generator: torch.Generator) -> None:
+    x = torch.rand(40, 1, 5, 5, generator=generator, dtype=torch.float64)
+    y = torch.arange(40) % 6
+    threat = ThreatModel(0.1, (1, 5, 5))
+    moved = x + 0.1 * the_gradient(model, x, y).sign()
+    assert torch.equal(fgsm(threat)(model, x, y), threat.project(moved, x))
+    for law in ("uniform", "sign"):
+        delta = Stream(3, "noise").uniform(x)
+        moved = x + 0.1 * (delta.sign() if law == "sign" else delta)
+        assert torch.equal(Noise(threat, law, Stream(3, "noise"))(model, x, y), threat.project(moved, x))
