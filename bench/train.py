@@ -1,306 +1,161 @@
-"""One epoch of FGSM training and of the tanh game: sparring's loop beside a plain PyTorch loop with a DataLoader.
+"""How long training takes a seed and step: stacks of sparring beside the loops that users would otherwise run.
 
-    python bench/train.py [--examples 12800] [--rounds 5] [--threads 1] [--json FILE]
+    python bench/train.py [--examples 6400] [--rounds 5] [--seeds 10] [--json FILE]
+    python bench/train.py --scaling [--rounds 3] [--json FILE]
 
-MNIST shapes, random pixels, batch 128, the paper's networks. Both loops take the same steps: the same half of every batch is
-perturbed, the same optimizer settings. The plain loop reads its data in three
-ways: a TensorDataset; a data set that converts each sample; one that takes each sample through PIL, as torchvision's MNIST with
-ToTensor does, which is what a tutorial's loop runs. The loops alternate within one run, and what counts is the ratio of their
-medians.
-The last rows compare whole machines: two seeds of ours at a time, one thread each, as `sparring reproduce` runs them, with the
-plain loop on all cores; the ratio is of seeds per second.
-Products are counted that are needed and no others: the first layer has no input gradient (except for FGSM, which asks for
-just that one), and an attack needs no parameter gradients.
+MNIST shapes, random pixels, batch 128, the paper's networks, the same steps and optimizer settings on all sides. Each side runs
+in processes of its own, one side at a time, alternating within every round; a ratio is theirs over ours of the same round, in
+seconds of the whole machine per seed and step.
+
+  plain         one seed, a PyTorch loop over a DataLoader of a TensorDataset, on all cores
+  one stack     all seeds as one stack, in one process on all cores
+  workers       a process for each core on one thread, each with a stack of its share, as `sparring train --seeds 0-9`
+  torchattacks, art   FGSM training by these libraries, one seed on all cores; skipped where they are not installed
+
+    pip install --target FOLDER --no-deps torchattacks adversarial-robustness-toolbox
+    PYTHONPATH=src:FOLDER python bench/train.py
+
+(--no-deps keeps the PyTorch that is there; what else a library then misses, its import error names.)
+
+`--scaling` changes the seeds in a stack, the batch and the width of the hidden layers, one at a time, on one thread. There as
+here, "needed" counts the products that cannot be left out, no others, and its share is of the machine's own matmul rate, taken
+in the same round by as many processes and threads.
 """
 
 import argparse
+import importlib
+import importlib.metadata
 import json
-import platform
+import os
 import resource
 import statistics
 import sys
-import time
-from collections.abc import Callable
-from itertools import pairwise
-from multiprocessing import Queue, get_context
-from multiprocessing.synchronize import Barrier
+from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+import machine
+import ours
+import plain
 
-from sparring import fgsm
-from sparring.adversaries import Adversary
-from sparring.config import Training
-from sparring.data import Data
-from sparring.game import against, alternating, duel, player, train
-from sparring.models import mlp
-from sparring.threat import ThreatModel
-
-BATCH, HALF, EPS, SHAPE = 128, 64, 0.1, (1, 28, 28)
-DEFENDER, ADVERSARY = (784, 128, 64, 10), (784, 512, 512, 784)
+CORES = os.cpu_count() or 1
+PEERS = {"torchattacks": "torchattacks", "art": "adversarial-robustness-toolbox"}
+Row = dict[str, Any]
 
 
-class PerSample(Dataset[tuple[torch.Tensor, int]]):
-    """A data set as torchvision's are: uint8 images, converted one sample at a time."""
-
-    def __init__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        self.images, self.labels = images, labels.tolist()
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        return self.images[i].float().div(255), self.labels[i]
+def their_epoch(name: str, n_examples: int) -> plain.Epoch:
+    return plain.epoch_of(name, ours.random_data(n_examples))
 
 
-class ThroughPIL(Dataset[tuple[torch.Tensor, int]]):
-    """What torchvision.datasets.MNIST with transforms.ToTensor does for each sample: array, PIL image, array, float tensor."""
-
-    def __init__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        from PIL import Image
-
-        self.images, self.labels, self.image = images, labels, Image.fromarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        picture = self.image(self.images[i, 0].numpy())
-        pixels = torch.from_numpy(np.array(picture, np.uint8, copy=True)).view(picture.height, picture.width, 1)
-        return pixels.permute(2, 0, 1).contiguous().to(torch.float32).div(255), int(self.labels[i])
+def our_epoch(regime: str, n_examples: int, seeds: list[int], batch: int = 128, width: int = 1) -> plain.Epoch:
+    return ours.epoch_of(regime, ours.random_data(n_examples), seeds, batch, width)
 
 
-def plain_network(sizes: tuple[int, ...]) -> nn.Sequential:
-    """A network as a user would write it."""
-    layers: list[nn.Module] = [nn.Flatten()]
-    for i, (n_in, n_out) in enumerate(pairwise(sizes)):
-        layers.append(nn.Linear(n_in, n_out))
-        if i < len(sizes) - 2:
-            layers += [nn.BatchNorm1d(n_out), nn.LeakyReLU(0.01)]
-    return nn.Sequential(*layers)
+def compared(n_examples: int, rounds: int, n_seeds: int, peers: list[str]) -> list[Row]:
+    """A row for every regime, side and configuration of ours."""
+    steps = n_examples // plain.BATCH
+    shares = [list(range(n_seeds))[i::CORES] for i in range(CORES)]
+    theirs = machine.Group(1, CORES, keep_memory=False)
+    one = machine.Group(1, CORES, keep_memory=True)
+    workers = machine.Group(CORES, 1, keep_memory=True)
+    rows = []
+    for regime in ours.REGIMES:
+        sides = [regime.partition(",")[0], *(peers if regime == "fgsm" else [])]
+        taken: dict[str, list[float]] = {side: [] for side in [*sides, "one stack", "workers", "rate"]}
+        for _ in range(rounds):
+            taken["rate"].append(sum(workers.measured(ours.matmul_rate)))
+            for side in sides:
+                taken[side].append(theirs.seconds(their_epoch, [(side, n_examples)]) / steps)
+            whole = one.seconds(our_epoch, [(regime, n_examples, list(range(n_seeds)))])
+            taken["one stack"].append(whole / steps / n_seeds)
+            parts = workers.seconds(our_epoch, [(regime, n_examples, share) for share in shares])
+            taken["workers"].append(parts / steps / n_seeds)
+        for group in (theirs, one, workers):
+            group.forget()
+        for side in sides:
+            for way in ("one stack", "workers"):
+                rows.append({"training": regime} | _row("plain" if side in regime else side, way, taken[side], taken))
+                rows[-1] |= _products(taken[way], taken["rate"], ours.needed(regime))
+                print(_told(rows[-1]), flush=True)
+    for group in (theirs, one, workers):
+        group.close()
+    return rows
 
 
-def plain_fgsm(loader: DataLoader) -> Callable[[], None]:
-    """FGSM training as tutorials write it: loss.backward() for the input gradient, then zero_grad."""
-    model = plain_network(DEFENDER)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=4e-4)
-
-    def epoch() -> None:
-        for x, y in loader:
-            x_game = x[HALF:].clone().requires_grad_()
-            model.eval()
-            F.cross_entropy(model(x_game), y[HALF:]).backward()
-            x_adv = (x_game + EPS * x_game.grad.sign()).clamp(0, 1).detach()
-            model.train()
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(torch.cat((x[:HALF], x_adv))), y)
-            loss.backward()
-            optimizer.step()
-            loss.item()
-
-    return epoch
-
-
-def plain_game(loader: DataLoader) -> Callable[[], None]:
-    """The game as two GAN-style optimizer steps a batch."""
-    defender, adversary = plain_network(DEFENDER), plain_network(ADVERSARY)
-    settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 4e-4}
-    defends = torch.optim.SGD(defender.parameters(), **settings)
-    attacks = torch.optim.SGD(adversary.parameters(), maximize=True, **settings)
-
-    def perturbed(x: torch.Tensor) -> torch.Tensor:
-        return (x + EPS * torch.tanh(adversary(x)).view_as(x)).clamp(0, 1)
-
-    def epoch() -> None:
-        for x, y in loader:
-            defender.eval(), adversary.train()
-            attacks.zero_grad()
-            F.cross_entropy(defender(perturbed(x[HALF:])), y[HALF:]).backward()
-            attacks.step()
-            defender.train(), adversary.eval()
-            defends.zero_grad()
-            with torch.no_grad():
-                x_adv = perturbed(x[HALF:])
-            loss = F.cross_entropy(defender(torch.cat((x[:HALF], x_adv))), y)
-            loss.backward()
-            defends.step()
-            loss.item()
-
-    return epoch
+def scaled(rounds: int) -> list[Row]:
+    """A row for every regime and size, one size at a time away from 10 seeds, batch 128, width 1; on one thread."""
+    sizes = [(n, 128, 1) for n in (1, 2, 5, 10, 20)] + [(10, 64, 1), (10, 512, 1), (10, 128, 2), (10, 128, 4)]
+    group, rows = machine.Group(1, 1, keep_memory=True), []
+    for regime in ours.REGIMES[:4]:
+        for n_seeds, batch, width in sizes:
+            steps = max(2, round(2e11 / ours.needed(regime, batch, width) / n_seeds / 10))
+            job = (regime, steps * batch, list(range(n_seeds)), batch, width)
+            rates, taken = [], []
+            for _ in range(rounds):
+                rates += group.measured(ours.matmul_rate)
+                taken.append(group.seconds(our_epoch, [job]) / steps / n_seeds)
+            group.forget()
+            row: Row = {"training": regime, "seeds": n_seeds, "batch": batch, "width": width, "ms": _ms(taken)}
+            rows.append(row | _products(taken, rates, ours.needed(regime, batch, width)))
+            print(rows[-1], flush=True)
+    group.close()
+    return rows
 
 
-def our_epoch(kind: str, data: Data) -> Callable[[], None]:
-    """The same through sparring's loop."""
-    threat = ThreatModel(EPS, SHAPE)
-    defender = player("defender", mlp(SHAPE, DEFENDER[1:]), maximize=False, lr=0.1)
-    if kind == "fgsm":
-        players, move = [defender], against(defender, fgsm(threat))
-    else:
-        adversary = player("adversary", Adversary(mlp(SHAPE, ADVERSARY[1:])), maximize=True, lr=0.1)
-        players, move = [adversary, defender], duel(defender, adversary, threat, alternating())
-    settings = Training(max_epochs=1)
-    return lambda: void(train(move, data, players, settings, seed=0))
+def _row(side: str, way: str, theirs: list[float], taken: dict[str, list[float]]) -> Row:
+    ratios = [a / b for a, b in zip(theirs, taken[way], strict=True)]
+    low, middle, high = (round(f(ratios), 2) for f in (min, statistics.median, max))
+    row = {"beside": side, "ours": way, "ms": _ms(taken[way]), "their_ms": _ms(theirs)}
+    return row | {"ratio": middle, "lowest": low, "highest": high}
 
 
-def void(_: object) -> None:
-    """Nothing: makes a statement of a value."""
+def _products(taken: list[float], rates: list[float], needed: float) -> Row:
+    rate, gflops = statistics.median(rates), needed / statistics.median(taken) / 1e9
+    return {"gflops": round(gflops, 1), "matmul_gflops": round(rate, 1), "share": round(gflops / rate, 3)}
 
 
-def products(sizes: tuple[int, ...]) -> int:
-    """Floating-point operations of one forward pass of one example."""
-    return sum(2 * a * b for a, b in pairwise(sizes))
+def _ms(seconds: list[float]) -> float:
+    return round(1e3 * statistics.median(seconds), 4)
 
 
-def needed(kind: str) -> float:
-    """Floating-point operations of one step that cannot be left out."""
-    d, a = products(DEFENDER), products(ADVERSARY)
-    d_first, a_first = 2 * DEFENDER[0] * DEFENDER[1], 2 * ADVERSARY[0] * ADVERSARY[1]
-    trains = BATCH * (3 * d - d_first)  # forward, parameter gradients, input gradients but the first layer's
-    if kind == "fgsm":
-        return trains + HALF * 2 * d  # forward, and input gradients down to the pixels
-    return trains + HALF * (3 * a - a_first + 2 * d) + HALF * a  # its turn, and its answer on the defender's turn
+def _told(r: Row) -> str:
+    return (
+        f"{r['training']:<11} {r['ours']:<10} {r['ms']:7.3f} ms   {r['beside']:<12} {r['their_ms']:7.3f} ms   "
+        f"ratio {r['ratio']:5} [{r['lowest']}, {r['highest']}]   needed {r['gflops']} of {r['matmul_gflops']} GFLOP/s"
+    )
 
 
-def matmul_rate() -> float:
-    """The machine's own fp32 matrix-product rate with the present threads, in GFLOP/s: the best of several sizes."""
-    best = 0.0
-    for n in (512, 1024, 1536):
-        a, b = torch.randn(n, n), torch.randn(n, n)
-        for _ in range(3):
-            a @ b
-        started = time.perf_counter()
-        for _ in range(8):
-            a @ b
-        best = max(best, 8 * 2 * n**3 / (time.perf_counter() - started) / 1e9)
-    return best
-
-
-def pair_worker(kind: str, n_examples: int, rounds: int, start: Barrier, queue: "Queue[float]") -> None:
-    """One of two seeds at a time: its epochs on one thread, between two barriers."""
-    torch.set_num_threads(1)
-    epoch = our_epoch(kind, random_data(n_examples))
-    epoch()
-    start.wait()
-    started = time.perf_counter()
-    for _ in range(rounds):
-        epoch()
-    queue.put(time.perf_counter() - started)
-
-
-def two_at_a_time(kind: str, n_examples: int, rounds: int) -> float:
-    """Seconds per seed and epoch when two processes train one seed each."""
-    context = get_context("spawn")
-    start, queue = context.Barrier(2), context.Queue()
-    arguments = (kind, n_examples, rounds, start, queue)
-    processes = [context.Process(target=pair_worker, args=arguments) for _ in range(2)]
-    for process in processes:
-        process.start()
-    slowest = max(queue.get() for _ in processes)
-    for process in processes:
-        process.join()
-    return slowest / rounds / 2
-
-
-def random_data(n_examples: int) -> Data:
-    """Random pixels and labels in MNIST's shapes."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (n_examples, *SHAPE), dtype=torch.uint8, generator=generator)
-    return Data(images, torch.randint(0, 10, (n_examples,), generator=generator), 10, "random")
-
-
-def timed(epoch: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    epoch()
-    return time.perf_counter() - started
+def _installed() -> list[str]:
+    """The libraries that are there; a note about the others."""
+    found = []
+    for name in PEERS:
+        try:
+            importlib.import_module({"art": "art.defences.trainer"}.get(name, name))
+            found.append(name)
+        except ImportError as error:
+            print(f"not measured: {name} ({error})")
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=12_800)
+    parser.add_argument("--examples", type=int, default=6_400)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=0, help="0: one, then two")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--json")
     options = parser.parse_args()
-    data = random_data(options.examples)
-    images, labels = data.images, data.labels
-    loaders = {
-        "TensorDataset": DataLoader(TensorDataset(data.floats(), labels), BATCH, shuffle=True, drop_last=True),
-        "per-sample": DataLoader(PerSample(images, labels), BATCH, shuffle=True, drop_last=True),
-    }
-    try:
-        loaders["torchvision's way"] = DataLoader(ThroughPIL(images, labels), BATCH, shuffle=True, drop_last=True)
-    except ImportError:
-        print("not measured: a data set as torchvision reads it (pip install pillow)")
-    steps, rows = options.examples // BATCH, []
-    for threads in [options.threads] if options.threads else [1, 2]:
-        torch.set_num_threads(threads)
-        for kind, plain in (("fgsm", plain_fgsm), ("game", plain_game)):
-            runs = {"sparring": our_epoch(kind, data)} | {name: plain(loader) for name, loader in loaders.items()}
-            seconds: dict[str, list[float]] = {name: [] for name in runs}
-            rates = []
-            for number in range(options.rounds + 1):
-                rates.append(matmul_rate())
-                for name, epoch in runs.items():
-                    taken = timed(epoch)
-                    if number:  # the first round warms up
-                        seconds[name].append(taken)
-            ours = statistics.median(seconds["sparring"])
-            rate = statistics.median(rates)
-            gflops = needed(kind) * steps / ours / 1e9
-            for name in loaders:
-                ratios = [theirs / mine for theirs, mine in zip(seconds[name], seconds["sparring"], strict=True)]
-                rows.append(
-                    {
-                        "threads": threads,
-                        "training": kind,
-                        "plain loop with": name,
-                        "ms_per_step": round(1e3 * ours / steps, 3),
-                        "plain_ms_per_step": round(1e3 * statistics.median(seconds[name]) / steps, 3),
-                        "ratio": round(statistics.median(ratios), 2),
-                        "lowest": round(min(ratios), 2),
-                        "highest": round(max(ratios), 2),
-                        "gflops": round(gflops, 1),
-                        "matmul_gflops": round(rate, 1),
-                    }
-                )
-            if threads == 2:
-                pair = two_at_a_time(kind, options.examples, options.rounds)
-                for name in loaders:
-                    ratios = [theirs / pair for theirs in seconds[name]]
-                    rows.append(
-                        rows[-1]
-                        | {
-                            "threads": "2 x 1",
-                            "plain loop with": name,
-                            "ms_per_step": round(1e3 * pair / steps, 3),
-                            "plain_ms_per_step": round(1e3 * statistics.median(seconds[name]) / steps, 3),
-                            "ratio": round(statistics.median(ratios), 2),
-                            "lowest": round(min(ratios), 2),
-                            "highest": round(max(ratios), 2),
-                            "gflops": round(needed(kind) * steps / pair / 1e9, 1),
-                        }
-                    )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    print(
-        f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, {options.rounds} rounds"
-    )
-    print(
-        f"{'threads':>7} {'training':>8} {'plain loop with':>17} {'ours ms':>8} {'plain ms':>9}  ratio [lowest, highest]"
-        f"  needed GFLOP/s of the machine's"
-    )
-    for r in rows:
-        print(
-            f"{r['threads']:>7} {r['training']:>8} {r['plain loop with']:>17} {r['ms_per_step']:>8} "
-            f"{r['plain_ms_per_step']:>9}  {r['ratio']:>5} [{r['lowest']}, {r['highest']}]  "
-            f"{r['gflops']} of {r['matmul_gflops']}"
-        )
-    print(f"peak memory {peak:.0f} MB")
+    head = ours.described() | {"rounds": options.rounds, "copy_gb_per_s": round(ours.bandwidth(), 1)}
+    print("  ".join(f"{name}: {value}" for name, value in head.items()))
+    if options.scaling:
+        rows = scaled(options.rounds)
+    else:
+        peers = _installed()
+        head |= {name: importlib.metadata.version(PEERS[name]) for name in peers}
+        rows = compared(options.examples, options.rounds, options.seeds, peers)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    print(f"peak memory of the largest process {peak:.0f} MB")
     if options.json:
         with open(options.json, "w") as file:
-            json.dump({"torch": torch.__version__, "peak_mb": round(peak), "rows": rows}, file, indent=1)
+            json.dump(head | {"peak_mb": round(peak), "rows": rows}, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -24,16 +24,20 @@ from sparring.errors import CorruptCheckpoint, Diverged, InputError, Interrupted
 from sparring.evaluation import memory
 from sparring.experiment import move_of, new_adversary, new_defender, new_player
 from sparring.game.checkpoint import (
+    KEPT,
     Saved,
     latest,
     latest_common,
     load_weights,
+    newest_first,
+    place_of,
     prune,
     restore_checkpoint,
     restore_copies,
     save_checkpoint,
     save_weights,
     sweep,
+    verifies,
 )
 from sparring.game.moves import Move, best_response, in_precision
 from sparring.game.player import Player
@@ -120,6 +124,11 @@ class _Copy:
     def __post_init__(self) -> None:
         self.defender = new_defender(self.run, self.data.shape, self.data.n_classes)
         self.adversary = new_adversary(self.run, self.data.shape) if self.run.adversary else None
+        self.first_alone = self.run.alone is not None  # whether its adversary has yet to train alone
+        if self.adversary is not None and self.paths.trained_alone.is_file():
+            header = load_weights(self.paths.trained_alone, self.adversary)
+            self.seconds, self.offset, self.log_bytes = header["seconds"], header["steps"], header["log_bytes"]
+            self.first_alone = False
 
     def finish(self, stopped: str) -> None:
         """Write the weights, then the run's record."""
@@ -206,19 +215,12 @@ class _Session:
 
     def _alone(self, settings: Training, everyone: list[_Copy], vanilla: Sequence[Callable[[], nn.Module]]) -> None:
         """The adversaries train alone against the trained vanilla models (paper, section 4.5)."""
-        run, targets = self.run, []
+        run = self.run
         assert run.adversary is not None
-        self.copies = []
-        for copy, model in zip(everyone, vanilla, strict=True):
-            assert copy.adversary is not None
-            if copy.paths.trained_alone.is_file():
-                header = load_weights(copy.paths.trained_alone, copy.adversary)
-                copy.seconds, copy.offset, copy.log_bytes = header["seconds"], header["steps"], header["log_bytes"]
-            else:
-                self.copies.append(copy)
-                targets.append(model().eval())
+        self.copies = [copy for copy in everyone if copy.first_alone]
         if not self.copies:
             return
+        targets = [model().eval() for copy, model in zip(everyone, vanilla, strict=True) if copy.first_alone]
         adversaries: list[nn.Module] = [copy.adversary for copy in self.copies if copy.adversary is not None]
         learner = self._player("adversary", adversaries, run.alone_optimizer, maximize=True)
         model = self._whole(targets).eval()
@@ -231,6 +233,7 @@ class _Session:
             copy.log_bytes = copy.log_length()
             header = {"seconds": copy.seconds, "steps": copy.offset, "log_bytes": copy.log_bytes}
             save_weights(copy.paths.trained_alone, copy.adversary, header | {"config": to_dict(copy.run)})
+            copy.first_alone = False
 
         bystanders = [model] if self.stacked else []
         stream = Stream(self._seeds(), "attack")
@@ -247,7 +250,7 @@ class _Session:
         finish: Callable[[_Copy, str], None],
     ) -> None:
         """One training of the runs, from their newest checkpoint if they have one; `finish` is told who has ended."""
-        progress = self._restored(phase, players)
+        seeds, progress = self._seeds(), self._restored(phase, players)
         for copy in self.copies:
             copy.epochs = progress.epoch if progress else 0
             memory.forget_after(copy.paths.folder, copy.epochs if phase == "main" else 0)
@@ -256,7 +259,8 @@ class _Session:
             if signal_number := self.interrupted():
                 self._save(phase, players, settings, progress)
                 where = self.copies[0].paths.folder
-                more = f" and {len(self.copies) - 1} others" if len(self.copies) > 1 else ""
+                others = len(self.copies) - 1
+                more = f" and {others} other{'s' * (others > 1)}" if others else ""
                 raise Interrupted(
                     signal_number, f"stopped and saved in {where}{more}; the same command goes on from here"
                 )
@@ -271,11 +275,9 @@ class _Session:
                 self._remember(copy, players, epoch, progress)
             self.report_epoch(record)
 
-        def after_epoch(progress: Progress) -> None:
+        def part(progress: Progress) -> None:
+            """With those who have ended."""
             standings: Sequence[Standing | Progress] = progress.copies or [progress]
-            age = time.monotonic() - self.last_save
-            if age >= settings.checkpoint_seconds or (progress.stopped and not self.stacked):
-                self._save(phase, players, settings, progress)
             for copy, standing in zip(self.copies, standings, strict=True):
                 if isinstance(standing, Standing) and standing.diverged:
                     copy.fail(f"diverged in epoch {progress.epoch}: a loss or gradient is not finite; {ADVICE}")
@@ -284,8 +286,16 @@ class _Session:
                     finish(copy, standing.stopped)
             self.copies = [copy for copy, one in zip(self.copies, standings, strict=True) if not _ended(one)]
 
-        if progress is not None and progress.stopped and not self.stacked:  # killed before its weights were written
-            finish(self.copies[0], progress.stopped)
+        def after_epoch(progress: Progress) -> None:
+            standings: Sequence[Standing | Progress] = progress.copies or [progress]
+            narrows = any(_ended(one) for one in standings)  # what follows is then of another stack
+            if narrows or time.monotonic() - self.last_save >= settings.checkpoint_seconds:
+                self._save(phase, players, settings, progress)
+            part(progress)
+
+        if progress is not None:
+            part(progress)  # killed before the weights of all who had stopped were written
+        if not self.copies:
             return
         try:
             train(
@@ -293,7 +303,7 @@ class _Session:
                 self.data,
                 players,
                 settings,
-                seed=_offset(self._seeds(), 0 if phase == "main" else ALONE),
+                seed=_offset(seeds, 0 if phase == "main" else ALONE),
                 progress=progress,
                 streams=[stream],
                 bystanders=bystanders,
@@ -345,7 +355,8 @@ class _Session:
         for copy, (path, _, header) in zip(self.copies, saved, strict=True):
             copy.seconds = float(header["seconds"])
             copy.cut_log(int(header["log_bytes"]), path.name)
-        more = f" of {len(self.copies)} seeds" if self.stacked else ""
+        n = len(self.copies)
+        more = f" of {n} seed{'s' * (n > 1)}" if self.stacked else ""
         self.notice(f"going on from {saved[0][0].name}{more}: epoch {progress.epoch + 1}, step {progress.step}")
         return progress
 
@@ -374,8 +385,9 @@ class _Session:
 
     def _save(self, phase: Phase, players: list[Player], settings: Training, progress: Progress) -> None:
         """A checkpoint of every copy that is sound, each in its own folder."""
+        diverged = torch.stack([player.diverged for player in players]).any(0).reshape(-1).tolist()
         for s, copy in enumerate(self.copies):
-            if progress.copies and progress.copies[s].diverged:
+            if diverged[s]:
                 continue
             header = {
                 "phase": phase,
@@ -402,7 +414,7 @@ class _Session:
 
 
 def _ended(standing: Standing | Progress) -> bool:
-    return bool(standing.stopped) or (isinstance(standing, Standing) and standing.diverged)
+    return standing.ended if isinstance(standing, Standing) else bool(standing.stopped)
 
 
 def _offset(seed: int | list[int], by: int) -> int | list[int]:
@@ -410,23 +422,51 @@ def _offset(seed: int | list[int], by: int) -> int | list[int]:
 
 
 def _standing_together(copies: list[_Copy], notice: Notice) -> list[list[_Copy]]:
-    """The copies in groups that stand at the same step, each with its checkpoint; as a rule there is one."""
-    if not copies:
-        return []
+    """The copies in groups that stand at the same place, each with its checkpoint; as a rule there is one."""
     for copy in copies:
         for name in sweep(copy.paths.folder):
             notice(f"removed {name}, left over by a writer that died")
-    if len(copies) > 1 and (found := latest_common([copy.paths.folder for copy in copies], notice)):
-        for copy, saved in zip(copies, found, strict=True):
-            copy.saved = saved
+    if len(copies) > 1 and _go_to_a_shared_place(copies, notice):
         return [copies]
-    groups: dict[str, list[_Copy]] = {}
+    groups: dict[tuple[Any, ...], list[_Copy]] = {}
     for copy in copies:
         copy.saved = latest(copy.paths.folder, notice)
-        groups.setdefault(copy.saved[0].name if copy.saved else "", []).append(copy)
+        if copy.saved is not None and not newest_first(copy.paths.folder, beyond=copy.offset):
+            copy.saved = None  # of the adversary alone, which is done
+        place = place_of(copy.saved[2]) if copy.saved else None
+        groups.setdefault((copy.first_alone, place), []).append(copy)
     if len(groups) > 1:
         notice(f"seeds stand at {len(groups)} different steps; they go on one group after another, not bit-exact")
     return list(groups.values())
+
+
+def _go_to_a_shared_place(copies: list[_Copy], notice: Notice) -> bool:
+    """Put all at the newest place that they share, a step with sound checkpoints or a phase's start; False where none is near.
+
+    What a copy has beyond that place is removed: the way there will be gone again.
+    """
+    alone = [copy for copy in copies if copy.first_alone]
+    waiting = [copy for copy in copies if alone and not copy.first_alone]
+    if waiting and not (all(map(_near_start, waiting)) and _go_to_a_shared_place(alone, notice)):
+        return False
+    together = waiting or copies
+    offsets = {copy.offset for copy in together}
+    folders = [copy.paths.folder for copy in together]
+    found = None if waiting or len(offsets) > 1 else latest_common(folders, notice, beyond=max(offsets))
+    if found is None and not all(map(_near_start, together)):
+        return False
+    for s, copy in enumerate(together):
+        copy.saved = found[s] if found else None
+        reached = int(found[s][0].stem.removeprefix("checkpoint-")) if found else copy.offset
+        for path in newest_first(copy.paths.folder, beyond=reached):
+            path.unlink()
+    return True
+
+
+def _near_start(copy: _Copy) -> bool:
+    """Whether its phase's start is no further back than a checkpoint may be, none having been pruned yet."""
+    paths = newest_first(copy.paths.folder, beyond=copy.offset)
+    return not paths or (len(paths) < KEPT and any(map(verifies, paths)))
 
 
 def _make(folder: Path) -> None:

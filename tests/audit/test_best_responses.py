@@ -11,8 +11,12 @@ import pytest
 import torch
 
 from sparring import recipes
-from sparring.auditing import CHECKS, LEVELS, audit_subject
+from sparring.auditing import CHECKS, LEVELS, Check, audit_subject, opponents
+from sparring.auditing.checks_game import g1
+from sparring.auditing.evidence import Evidence
+from sparring.auditing.responses import Response, respond
 from sparring.auditing.selftest import SELF
+from sparring.auditing.thresholds import shipped
 from sparring.errors import InputError
 from sparring.evaluation import attacked
 from sparring.experiment import load, load_data
@@ -79,6 +83,52 @@ def test_an_audit_takes_them_instead_of_training_its_own(exploited: Path) -> Non
     assert whole.n == 360 and whole.survived <= found.headlines[0].survived + 300
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_an_audit_trains_the_seeds_that_its_level_lacks_and_no_seed_twice(
+    seed: int, exploited: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = of_run(OutPaths(exploited).run("gan_tanh", 0).folder)
+    one = [r for r in subject.fresh if r.kind == "x" and r.seed == 1]
+    made: list[int] = []
+
+    def noted(*given: Any, seed: int, **more: Any) -> Response:
+        made.append(seed)
+        return respond(*given, seed=seed, **more)
+
+    monkeypatch.setattr(opponents, "respond", noted)
+    level = replace(SELF, n=60, steps=5, queries=20, noise_draws=5, fresh=3, fresh_steps=7)
+    found = audit_subject(replace(subject, fresh=one), level=level, full=True, seed=seed)
+    assert made == ([0, 2] if seed == 0 else [2, 3])
+    assert "3 fresh seeds" in found["G1"].evidence and "896 to 4,096 examples seen" in found["G1"].evidence
+    assert {f"fresh adversary {k}" for k in (1, 2, 3)} <= {row.attack for row in found.attacks}
+    left = {row.attack: row.survived for row in found.attacks}
+    assert found["G1"].numbers["best_response"] <= min(left[f"fresh adversary {k}"] for k in (1, 2, 3))
+    assert "fresh adversary 1, half as long" in found["G3"].evidence
+
+
+def test_without_data_to_train_on_an_audit_takes_what_is_at_hand(exploited: Path) -> None:
+    subject = of_run(OutPaths(exploited).run("gan_tanh", 0).folder)
+    level = replace(SELF, n=200, fresh=3)
+    few = Evidence(replace(subject, train=None), level, shipped())
+    assert few.training_data is None and len(few.responses) == 2
+
+
+def test_g1_passes_only_where_three_seeds_saw_as_much_as_the_games_own(exploited: Path) -> None:
+    subject = of_run(OutPaths(exploited).run("gan_tanh", 0).folder)
+    level = replace(SELF, n=60, fresh=4, fresh_steps=7)
+    needed = subject.provenance.co_trained_examples
+    assert needed is not None
+
+    def judged(enough: int) -> Check:
+        whole = [r for r in subject.fresh if (r.kind, r.seed, r.steps) == ("x", 0, 8)]
+        seeds = [replace(whole[0], seed=k, examples=needed if k < enough else needed - 1) for k in range(4)]
+        weak = Evidence(replace(subject, fresh=[*seeds, replace(whole[0], steps=4)]), level, shipped())
+        weak.own = weak.fresh[0]  # no gap
+        return g1(weak)
+
+    assert judged(4).status == judged(3).status == "PASS" and judged(2).status == "INFO"
+
+
 def test_they_are_used_at_the_eps_they_were_trained_at_and_for_the_runs_own_data_only(exploited: Path) -> None:
     folder = OutPaths(exploited).run("gan_tanh", 0).folder
     subject = of_run(folder)
@@ -100,6 +150,9 @@ def test_half_as_long_is_half_as_long(exploited: Path) -> None:
     level = replace(SELF, n=60, steps=5, queries=20, noise_draws=5)
     found = audit_subject(replace(subject, fresh=odd), level=level, checks={"G1": CHECKS["G1"], "G3": CHECKS["G3"]})
     assert found["G3"].status == "SKIP" and "only one length" in found["G3"].evidence
+    more = replace(level, fresh=3, fresh_steps=7)
+    found = audit_subject(replace(subject, fresh=odd), level=more, checks={"G1": CHECKS["G1"], "G3": CHECKS["G3"]})
+    assert "fresh adversary 3, twice as long" in found["G3"].evidence
 
 
 def test_a_call_for_one_kind_keeps_the_records_of_the_others(exploited: Path, tmp_path: Path) -> None:

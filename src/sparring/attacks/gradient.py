@@ -1,7 +1,7 @@
 """Attacks that follow the model's gradient: PGD (Madry et al. 2017), and FGSM (Goodfellow et al. 2014) as its one-step case."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -89,16 +89,17 @@ class PGD:
         step_size = self.reach * threat.radius(x) / self.steps if self.step_size is None else self.step_size
         x_adv = threat.moved(x, self.stream.uniform(x)) if self.random_start else x.detach()
         best, best_score = x_adv, torch.full(y.shape, -torch.inf, dtype=x.dtype, device=x.device)
-        low, high = (edge.clamp(threat.low, threat.high) for edge in (x - threat.radius(x), x + threat.radius(x)))
+        edges = self._edges(x)
         alone = self.mode == "evaluation" and y.ndim == 1  # no example needs another
-        if self.drop and alone and self.keep == "best" and not isinstance(step_size, Tensor):
-            return self._ascend_what_stands(model, x_adv, y, low, high, step_size)
+        if edges and self.drop and alone and self.keep == "best" and not isinstance(step_size, Tensor):
+            return self._ascend_what_stands(model, x_adv, y, *edges, step_size)
         for _ in range(self.steps):
             grad, score = self._gradient(model, x_adv, y)
             if self.keep == "best":
                 best, best_score = self._better(best, best_score, x_adv, score)
             # project(x_adv + step_size * sign, x), to the bit, in fewer passes over memory
-            x_adv = torch.clamp(grad.sign().mul_(step_size).add_(x_adv), low, high)
+            moved = grad.sign().mul_(step_size).add_(x_adv)
+            x_adv = moved.clamp_(threat.low, threat.high) if edges is None else moved.clamp_(*edges)
         if self.keep == "last":
             return x_adv, best_score
         with torch.no_grad():
@@ -126,6 +127,13 @@ class PGD:
             score = self._score(model(x_adv), y)
         self._put_better(best, best_score, at, x_adv, score)
         return best, best_score
+
+    def _edges(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The smallest and the largest pixels that are allowed; None for FGSM, whose one step stays in the ball."""
+        if self.steps == 1 and self.step_size is None and self.reach <= 1 and not self.random_start:
+            return None
+        threat, radius = self.threat, self.threat.radius(x)
+        return (x - radius).clamp(threat.low, threat.high), (x + radius).clamp(threat.low, threat.high)
 
     def _gradient(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         x = x.detach().requires_grad_()
@@ -167,6 +175,6 @@ def fgsm(
 
 @contextmanager
 def _in_mode(model: nn.Module, mode: Mode) -> Iterator[None]:
-    block = modes.training(model, keep_statistics=True) if mode == "training" else modes.evaluation(model)
-    with block:
-        yield
+    with modes.frozen(model):  # the gradient for the input is all that is asked for
+        with modes.training(model, keep_statistics=True) if mode == "training" else nullcontext():
+            yield

@@ -14,6 +14,7 @@ from sparring.evaluation.statistics import wilson
 
 IN_GAME = "call it in-game accuracy, or by its attack"
 SEEING = {"x": "x", "xy": "the label", "xg": "the gradient", "xyg": "label and gradient"}
+SEEDS = 3  # of best responses that saw enough, for a PASS of G1
 NO_PROOF = "best responses of too few seeds or examples, or that still gain, can fail this check, never pass it"
 NO_GAME = "no co-trained adversary given"
 NO_DATA = "no training data to train fresh adversaries on"
@@ -43,11 +44,12 @@ def g1(e: Evidence) -> Check:
     seeds = f"{len(each)} fresh {'seed' if len(each) == 1 else 'seeds'} {each[0]:.1f}-{each[-1]:.1f}"
     low, high = wilson(round(left), e.n).low, wilson(round(left), e.n).high
     value = f"in-game {percent(e.own.survived, e.n)}, best response {percent(left, e.n)} [{100 * low:.1f}, {100 * high:.1f}]"
-    seen, needed = min(r.examples for r in e.responses), e.subject.provenance.co_trained_examples
-    short = len(each) < 3 or needed is None or seen < needed or not _converged(e)
+    seen, needed = sorted(r.examples for r in e.responses), e.subject.provenance.co_trained_examples
+    enough = needed is not None and sum(examples >= needed for examples in seen) >= SEEDS and _converged(e)
     own = "" if needed is None else f", its own adversary {needed:,}"
-    evidence = f"({seeds}; {seen:,} examples seen in training{own}), gap {100 * gap / e.n:.1f} points"
-    if status == "PASS" and short:
+    examples = " to ".join(f"{count:,}" for count in dict.fromkeys((seen[0], seen[-1])))
+    evidence = f"({seeds}; {examples} examples seen in training{own}), gap {100 * gap / e.n:.1f} points"
+    if status == "PASS" and not enough:
         status, evidence = "INFO", evidence + f"; {NO_PROOF}"
     advice = "say 'in-game accuracy'; report the worst case" if status in ("WARN", "FAIL") else ""
     return Check("G1", status, value, f"<= {e.images('G1', 'pass')} images", evidence, advice,
@@ -56,9 +58,10 @@ def g1(e: Evidence) -> Check:
 
 def _converged(e: Evidence) -> bool:
     """Whether twice the training of a best response gained no more than G3 allows; False where nobody knows."""
-    if "G3" in e.level.leaves_out or e.shorter is None or e.longer is None:
+    if "G3" in e.level.leaves_out or e.doubling is None:
         return False
-    return e.shorter.survived - e.longer.survived <= e.images("G3", "pass")
+    once, twice = e.doubling
+    return once.survived - twice.survived <= e.images("G3", "pass")
 
 
 def g2(e: Evidence) -> Check:
@@ -73,14 +76,15 @@ def g2(e: Evidence) -> Check:
 
 def g3(e: Evidence) -> Check:
     """Training the best response twice as long gains nothing."""
-    if e.shorter is None or e.longer is None:
+    if e.doubling is None:
         return skip("G3", NO_DATA if not e.fresh else "only one length of training is at hand", "pass train=")
-    gain = e.shorter.survived - e.longer.survived
+    once, twice = e.doubling
+    gain = once.survived - twice.survived
     limit = e.images("G3", "pass")
     status: Status = "PASS" if gain <= limit else "WARN"
-    value = f"{percent(e.shorter.survived, e.n)}, then {percent(e.longer.survived, e.n)}"
+    value = f"{percent(once.survived, e.n)}, then {percent(twice.survived, e.n)}"
     advice = "" if status == "PASS" else "train longer: this is a lower bound on the adversary's strength"
-    evidence = f"{e.longer.name}, beside {e.shorter.name}"
+    evidence = f"{twice.name}, beside {once.name}"
     return Check("G3", status, value, f"<= {limit} images", evidence, advice, statistic=e.points(gain))
 
 

@@ -1,5 +1,6 @@
 """Opponents that learn: best responses, the co-trained adversary, other models to transfer from. Each is trained once."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import cached_property
@@ -31,20 +32,20 @@ class Opponents(Ground):
 
     @cached_property
     def responses(self) -> list[Response]:
-        """Best responses that see x only: those at hand, the longest training of each seed, else fresh ones trained here."""
-        if given := longest(self.at_hand, "x"):
-            return [Response(r.adversary.to(self.device), r.steps, r.examples) for r in given]
+        """Best responses that see x only: those at hand, then as many trained here as the level's number of seeds still lacks."""
+        found = [Response(r.adversary.to(self.device), r.steps, r.examples) for r in self.given]
         if self.training_data is None:
-            return []
-        found = []
-        for seed in range(self.level.fresh):
-            self.notice(f"training fresh adversary {seed + 1}")
+            return found
+        taken = {r.seed for r in self.given}
+        unused = (seed for seed in itertools.count(self.seed) if seed not in taken)
+        for seed in itertools.islice(unused, max(0, self.level.fresh - len(found))):
+            self.notice(f"training fresh adversary {len(found) + 1}")
             found.append(
                 respond(
                     self.base,
                     self.training_data,
                     self.threat(),
-                    seed=self.seed + seed,
+                    seed=seed,
                     steps=self.level.fresh_steps,
                     seconds=self.level.fresh_seconds,
                 )
@@ -63,6 +64,11 @@ class Opponents(Ground):
     def at_hand(self) -> list[Fresh]:
         """The best responses that were trained at the claimed eps, the shortest first."""
         return sorted((r for r in self.subject.fresh if math.isclose(r.eps, self.eps)), key=lambda r: r.steps)
+
+    @cached_property
+    def given(self) -> list[Fresh]:
+        """Those at hand that see x only, the longest training of each seed."""
+        return longest(self.at_hand, "x")
 
     @cached_property
     def informed_adversaries(self) -> list[tuple[AttackRun, Adversary]]:
@@ -84,33 +90,30 @@ class Opponents(Ground):
         return found
 
     @cached_property
-    def shorter(self) -> AttackRun | None:
-        """The first best response after half the training of `longer`; None where that is not at hand."""
-        whole = longest(self.at_hand, "x")
-        if not whole:
-            return self.fresh[0] if self.fresh else None
-        half = [r for r in self.at_hand if (r.kind, r.seed, 2 * r.steps) == ("x", whole[0].seed, whole[0].steps)]
-        if not half:
-            return None
-        attack = LearnedAttack(half[0].adversary.to(self.device), self.threat())
-        return self.run("fresh adversary 1, half as long", "learned", attack, again=True)
+    def doubling(self) -> tuple[AttackRun, AttackRun] | None:
+        """A best response and the same one after twice the training; None where there is neither at hand, nor one to train on.
 
-    @cached_property
-    def longer(self) -> AttackRun | None:
-        """The first best response, trained twice as long as `shorter`."""
-        if longest(self.at_hand, "x"):
-            return self.fresh[0]
-        if not self.responses or self.training_data is None:
+        The first seed at hand in both lengths, else the first that was trained here.
+        """
+        for number, whole in enumerate(self.given):
+            for r in self.at_hand:
+                if (r.kind, r.seed, 2 * r.steps) == ("x", whole.seed, whole.steps):
+                    half = LearnedAttack(r.adversary.to(self.device), self.threat())
+                    name = f"fresh adversary {number + 1}, half as long"
+                    return self.run(name, "learned", half, again=True), self.fresh[number]
+        first = len(self.given)
+        if self.training_data is None or len(self.responses) == first:
             return None
         more = longer(
-            self.responses[0],
+            self.responses[first],
             self.base,
             self.training_data,
             self.threat(),
             seed=self.seed,
             seconds=self.level.fresh_seconds,
         )
-        return self.run("fresh adversary 1, twice as long", "learned", LearnedAttack(more.adversary, self.threat()))
+        attack = LearnedAttack(more.adversary, self.threat())
+        return self.fresh[first], self.run(f"fresh adversary {first + 1}, twice as long", "learned", attack)
 
     @cached_property
     def own(self) -> AttackRun | None:

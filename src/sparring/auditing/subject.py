@@ -74,7 +74,7 @@ class Subject:
     twin: nn.Module | None = None  # same architecture and budget, clean training
     sources: Mapping[str, nn.Module] = field(default_factory=dict)  # of transfer
     learned: Mapping[str, LearnedAttack] = field(default_factory=dict)  # other adversaries that see x only
-    fresh: Sequence[Fresh] = ()  # best responses at hand; without one that sees x only, the audit trains its own
+    fresh: Sequence[Fresh] = ()  # best responses at hand; the audit trains what its level lacks of seeds
     siblings: Mapping[str, nn.Module] = field(default_factory=dict)  # other seeds of the defender
     past: Sequence[LearnedAttack] = ()  # the adversary at past checkpoints, oldest first
     past_epochs: Sequence[int] = ()  # theirs, where known

@@ -1,7 +1,7 @@
 """Every metric of every run, as mean and t interval over seeds."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -45,13 +45,18 @@ def summarise(
     transfer: Sequence[TransferRecord],
     readings: Sequence[ReadingRecord],
 ) -> list[SummaryRecord]:
+    """One record a metric of what was measured of the runs."""
+    of_runs = chain(_accuracies(results), _areas(results), _calibrations(calibration), _exploited(exploitability))
+    return averaged(chain(of_runs, _transfers(transfer), _readings(readings)))
+
+
+def averaged(values: Iterable[Value]) -> list[SummaryRecord]:
     """One record a metric, in the order in which the metrics first come; values in the order of seeds.
 
     A seed measured twice counts once, with its last value; values that are not finite are left out.
     """
     groups: dict[Key, dict[int, Value]] = {}
-    of_runs = chain(_accuracies(results), _areas(results), _calibrations(calibration), _exploited(exploitability))
-    for value in chain(of_runs, _transfers(transfer), _readings(readings)):
+    for value in values:
         if math.isfinite(value.value):
             groups.setdefault(value.key, {})[value.seed] = value
     return [_summary(key, [by_seed[seed] for seed in sorted(by_seed)]) for key, by_seed in groups.items()]
@@ -86,7 +91,7 @@ def _summary(key: Key, values: Sequence[Value]) -> SummaryRecord:
         high=interval.high if interval.defined else None,
         n_seeds=len(values),
         values=tuple(v.value for v in values),
-        n=values[0].n,
+        n=min(v.n for v in values),
     )
 
 

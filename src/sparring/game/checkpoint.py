@@ -120,7 +120,7 @@ def latest(folder: Path, notice: Callable[[str], None]) -> Saved | None:
 
     Damaged ones are named and passed over; raises CorruptCheckpoint where there are only such.
     """
-    paths = _newest_first(folder)
+    paths = newest_first(folder)
     for path in paths:
         try:
             tensors, header = read_verified(path)
@@ -135,27 +135,39 @@ def latest(folder: Path, notice: Callable[[str], None]) -> Saved | None:
     return None
 
 
-def latest_common(folders: Sequence[Path], notice: Callable[[str], None]) -> list[Saved] | None:
-    """The newest step of which every folder has a checkpoint that verifies, one file each; None where there is none."""
-    steps = [{_step(path) for path in _newest_first(folder)} for folder in folders]
+def latest_common(folders: Sequence[Path], notice: Callable[[str], None], *, beyond: int = 0) -> list[Saved] | None:
+    """One checkpoint a folder, all at the newest position beyond a step that every folder has and that verifies; or None."""
+    steps = [{_step(path) for path in newest_first(folder, beyond=beyond)} for folder in folders]
     for step in sorted(set.intersection(*steps), key=int, reverse=True):
         paths = [folder / f"checkpoint-{step}.safetensors" for folder in folders]
         try:
-            return [(path, *read_verified(path)) for path in paths]
+            found = [(path, *read_verified(path)) for path in paths]
         except CorruptCheckpoint as error:
             notice(f"{error}; going back to an older checkpoint")
+            continue
+        if len({place_of(header) for _, _, header in found}) == 1:
+            return found
     return None
 
 
-def prune(folder: Path, keep: int = 3) -> None:
+def place_of(header: dict[str, Any]) -> tuple[Any, Any]:
+    """(epoch, step): an epoch's last step and the next one's start have the same number and are not the same."""
+    found = header.get("position")
+    return (found.get("epoch"), found.get("step")) if isinstance(found, dict) else (None, None)
+
+
+KEPT = 3  # checkpoints in a folder
+
+
+def prune(folder: Path, keep: int = KEPT) -> None:
     """Remove all but the newest checkpoints that verify; where none does, remove nothing.
 
     A damaged file counts for nothing: a run that went back to an older one writes its next checkpoints below it.
     """
     kept: list[Path] = []
-    paths = _newest_first(folder)
+    paths = newest_first(folder)
     for path in paths:
-        if len(kept) < keep and _verifies(path):
+        if len(kept) < keep and verifies(path):
             kept.append(path)
     if keep and not kept:
         return
@@ -200,9 +212,10 @@ def check_same(expected: dict[str, Tensor], got: dict[str, Tensor], what: str) -
             )
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    """A folder's checkpoints by their step, whatever its number of digits."""
+def newest_first(folder: Path, *, beyond: int = -1) -> list[Path]:
+    """A folder's checkpoints of steps beyond one, by their step, whatever its number of digits."""
     paths = [path for path in folder.glob("checkpoint-*.safetensors") if _step(path).isdecimal()]
+    paths = [path for path in paths if int(_step(path)) > beyond]
     return sorted(paths, key=lambda path: int(_step(path)), reverse=True)
 
 
@@ -230,7 +243,8 @@ def _verified(path: Path) -> bytes:
     return content
 
 
-def _verifies(path: Path) -> bool:
+def verifies(path: Path) -> bool:
+    """Whether a file is as `write_verified` left it."""
     try:
         _verified(path)
     except CorruptCheckpoint:

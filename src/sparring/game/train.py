@@ -21,6 +21,8 @@ from sparring.game.player import Player
 from sparring.models import keep_copies
 from sparring.randomness import Stream, generator
 
+EVERYONE = "every copy has ended"
+
 
 @dataclass
 class Standing:
@@ -30,6 +32,10 @@ class Standing:
     stale: int = 0  # epochs since the best
     stopped: str = ""  # why it ended; empty while it goes on
     diverged: bool = False
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.stopped) or self.diverged
 
 
 @dataclass
@@ -56,7 +62,8 @@ def together(alone: Sequence[Progress]) -> Progress:
     first = alone[0]
     sums = {name: torch.stack([progress.sums[name] for progress in alone]) for name in first.sums}
     copies = [Standing(progress.best, progress.stale, progress.stopped) for progress in alone]
-    return Progress(first.epoch, first.step, seconds=first.seconds, sums=sums, copies=copies)
+    stopped = EVERYONE if all(copy.stopped for copy in copies) else ""
+    return Progress(first.epoch, first.step, stopped=stopped, seconds=first.seconds, sums=sums, copies=copies)
 
 
 @dataclass(frozen=True)
@@ -90,8 +97,8 @@ def train(
     """Play `move` on minibatches until the settings' stopping rule holds; the last of `players` decides by its loss.
 
     With a sequence of seeds the players are stacks, and each copy has its own order of the data, its own rate and its own
-    stopping rule. A copy that has stopped or diverged is marked in `progress.copies`, reported by `after_epoch`, and then
-    dropped from players, streams and `bystanders` (stacks that the move reads only); the others go on.
+    stopping rule. A copy that has stopped or diverged is marked in `progress.copies`, reported by `after_epoch`, and dropped
+    from players, streams and `bystanders` (stacks that the move reads only) before the next epoch; the others go on.
 
     `on_step` may end the training at once: by a reason in `progress.stopped`. `on_epoch` is called for every copy.
     `capture` records the step as a CUDA graph, where the players are on such a device: the move must not wait for it.
@@ -114,6 +121,10 @@ def train(
     with modes.flushed_denormals():
         step_of = new_step()
         while not progress.stopped:
+            going = [s for s, copy in enumerate(progress.copies) if not copy.ended]
+            if going and len(going) < len(seeds):
+                seeds, step_of = [seeds[s] for s in going], new_step()
+                _drop(going, progress, players, streams, bystanders)
             started = time.perf_counter() - progress.seconds * len(seeds)
             orders = [
                 batch_indices(len(data), settings.batch_size, generator(one, "order", progress.epoch)) for one in seeds
@@ -137,10 +148,6 @@ def train(
             for epoch in _end_epoch(players, settings, progress, len(order), started):
                 on_epoch(epoch, progress)
             after_epoch(progress)
-            going = [s for s, copy in enumerate(progress.copies) if not (copy.stopped or copy.diverged)]
-            if going and len(going) < len(seeds):
-                seeds, step_of = [seeds[s] for s in going], new_step()
-                _drop(going, progress, players, streams, bystanders)
     return progress
 
 
@@ -185,8 +192,8 @@ def _end_epoch(
     for epoch in epochs:
         rates_left = [values[epoch.copy] for _, values in left]
         _stop(players[-1], settings, standings[epoch.copy], epoch, rates_left)
-    if progress.copies and all(copy.stopped or copy.diverged for copy in progress.copies):
-        progress.stopped = "every copy has ended"
+    if progress.copies and all(copy.ended for copy in progress.copies):
+        progress.stopped = EVERYONE
     return epochs
 
 

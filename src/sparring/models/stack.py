@@ -5,10 +5,12 @@ copies by `x.expand(S, *x.shape)`. A stack's state_dict has the names of one net
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from sparring.errors import CannotStack
 from sparring.models.functional import FunctionalStack
@@ -95,7 +97,35 @@ class _StackedLinear(nn.Module):
         self.bias = _stacked([layer.bias for layer in layers])
 
     def forward(self, h: Tensor) -> Tensor:
+        if h.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+            out: Tensor = _Product.apply(self.bias, self.weight, h)  # type: ignore[no-untyped-call]
+            return out
         return torch.baddbmm(self.bias.unsqueeze(-1), self.weight, h)
+
+
+class _Product(torch.autograd.Function):
+    """baddbmm whose gradient for h lies in memory as h does.
+
+    Pixels come example after example. A gradient that came feature after feature, as baddbmm's does, would make every later
+    pass over pixels, an attack's step or a join of two half-batches, stride through memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, bias: Tensor, weight: Tensor, h: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, h)
+        return torch.baddbmm(bias.unsqueeze(-1), weight, h)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weight, h = ctx.saved_tensors
+        for_bias, for_weight, for_h = ctx.needs_input_grad
+        by_example = h.stride(-2) == 1
+        return (
+            grad.sum(-1) if for_bias else None,
+            torch.bmm(grad, h.mT) if for_weight else None,
+            (torch.bmm(grad.mT, weight).mT if by_example else torch.bmm(weight.mT, grad)) if for_h else None,
+        )
 
 
 class _StackedBatchNorm(nn.Module):

@@ -1,5 +1,6 @@
 """Audits of finished runs: each run's own audit.json and payoffs.jsonl, and the folder's records made from them."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -12,8 +13,8 @@ from sparring.auditing.levels import level_of
 from sparring.auditing.selftest import self_test
 from sparring.auditing.thresholds import shipped
 from sparring.auditing.verdict import SelfTest
+from sparring.claims.summary import Key, Value, averaged
 from sparring.evaluation.memory import kept_epochs, read_watch
-from sparring.evaluation.statistics import mean_interval
 from sparring.records import (
     AuditRecord,
     CheckRecord,
@@ -83,19 +84,13 @@ def _gathered(folder: Path, runs: list[Path]) -> list[AuditRecord]:
 
 def over_seeds(records: Sequence[AuditRecord]) -> list[SummaryRecord]:
     """Robust accuracy of each recipe at each eps over seeds; a recipe of which a seed's number is withheld has none."""
-    made = []
-    for recipe in dict.fromkeys(record.recipe for record in records):
-        seeds = [record for record in records if record.recipe == recipe]
-        for eps in dict.fromkeys(h.eps for record in seeds for h in record.headlines):
-            found = [h for record in seeds for h in record.headlines if h.eps == eps]
-            if len(found) == len(seeds):
-                mean, interval = mean_interval([h.accuracy for h in found])
-                low, high = (interval.low, interval.high) if interval.defined else (None, None)
-                values, n = tuple(h.accuracy for h in found), min(h.n for h in found)
-                made.append(
-                    SummaryRecord(recipe, "worst_case", "audit", eps, "sound", mean, low, high, len(found), values, n)
-                )
-    return made
+    seeds = Counter(record.recipe for record in records)
+    found = averaged(
+        Value(Key(record.recipe, "worst_case", "audit", h.eps, "sound"), record.seed, h.accuracy, h.n)
+        for record in records
+        for h in record.headlines
+    )
+    return [summary for summary in found if summary.n_seeds == seeds[summary.recipe]]
 
 
 def _one(run: Path, plan: AuditPlan, tested: SelfTest | None) -> AuditRecord:

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sparring.claims.summary import Key, Value, averaged
 from sparring.config import Data as DataConfig
 from sparring.config import Run
 from sparring.data import Data
@@ -18,7 +19,7 @@ from sparring.errors import InputError
 from sparring.evaluation.accuracy import attacked
 from sparring.evaluation.exploitability import FRESH
 from sparring.evaluation.responses import BestResponses, best_responses_to_each, check_kinds
-from sparring.evaluation.statistics import mean_interval, paired_bootstrap, wilson
+from sparring.evaluation.statistics import paired_bootstrap, wilson
 from sparring.experiment import Trained, load, load_data
 from sparring.precision import Precision, fast_precision
 from sparring.records import BestResponseRecord, OutPaths, RunPaths, SummaryRecord, read, write
@@ -93,19 +94,16 @@ def over_seeds(records: Sequence[BestResponseRecord]) -> list[SummaryRecord]:
 
     Runs whose best responses trained for different lengths, or in different numbers, are not averaged.
     """
-    made = []
-    for recipe, kind in dict.fromkeys((r.recipe, r.kind) for r in records):
-        runs = [r for r in records if (r.recipe, r.kind) == (recipe, kind)]
-        if len({(r.eps, r.epochs, len(r.left)) for r in runs}) > 1:
-            continue
-        gaps = [r.gap for r in runs if r.gap is not None]
-        for metric, values in (("best_response", [r.worst for r in runs]), ("best_response_gap", gaps)):
-            if values:
-                mean, interval = mean_interval(values)
-                low, high = (interval.low, interval.high) if interval.defined else (None, None)
-                size = (len(values), tuple(values), min(r.n for r in runs))
-                made.append(SummaryRecord(recipe, metric, kind, runs[0].eps, "sound", mean, low, high, *size))
-    return made
+    trainings: dict[tuple[str, str], set[tuple[float, int, int]]] = {}
+    for r in records:
+        trainings.setdefault((r.recipe, r.kind), set()).add((r.eps, r.epochs, len(r.left)))
+    return averaged(
+        Value(Key(r.recipe, metric, r.kind, r.eps, "sound"), r.seed, value, r.n)
+        for r in records
+        if len(trainings[r.recipe, r.kind]) == 1
+        for metric, value in (("best_response", r.worst), ("best_response_gap", r.gap))
+        if value is not None
+    )
 
 
 def exploit_group(folders: Sequence[Path], plan: ResponsePlan) -> dict[Path, list[BestResponseRecord]]:
