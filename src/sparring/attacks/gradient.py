@@ -175,6 +175,6 @@ def fgsm(
 
 @contextmanager
 def _in_mode(model: nn.Module, mode: Mode) -> Iterator[None]:
-    with modes.frozen(model):  # the gradient for the input is all that is asked for
-        with modes.training(model, keep_statistics=True) if mode == "training" else nullcontext():
-            yield
+    trained = modes.training(model, keep_statistics=True) if mode == "training" else nullcontext()
+    with modes.frozen(model), trained:  # the gradient for the input is all that is asked for
+        yield
