@@ -121,6 +121,35 @@ def test_networks_of_different_architectures_are_not_stacked() -> None:
         stack([*networks([8, C], 1, 1), *networks([7, C], 1, 1)])
 
 
+@pytest.mark.parametrize("changes", [{"slope": 0.2}, {"bn_eps": 1e-3}, {"bn_momentum": 0.2}])
+def test_networks_of_one_size_but_other_settings_are_not_stacked(changes: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"one architecture: network 1 has"):
+        stack([mlp(SHAPE, [8, C]), mlp(SHAPE, [8, C], **changes)])  # type: ignore[arg-type]
+
+
+class Doubled(MLP):
+    """Ours by descent only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def test_a_network_that_derives_from_ours_keeps_its_own_code() -> None:
+    copies = [Doubled(SHAPE, [8, C], slope=0.1, bn_eps=1e-5, bn_momentum=0.1).double().eval() for _ in range(S)]
+    x = inputs(2)[0]
+    out = stack(copies)(x)
+    for s, network in enumerate(copies):
+        assert torch.allclose(out[s], network(x[s]), atol=1e-12)
+
+
+def test_what_is_frozen_in_ours_is_frozen_in_their_stack() -> None:
+    copies = networks([8, C], 1)
+    for network in copies:
+        network.linears[0].requires_grad_(False)
+    frozen = {name for name, parameter in stack(copies).named_parameters() if not parameter.requires_grad}
+    assert frozen == {"linears.0.weight", "linears.0.bias"}
+
+
 def stream() -> Stream:
     return Stream(3, "stack")
 

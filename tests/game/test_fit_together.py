@@ -140,15 +140,16 @@ def test_a_stack_takes_every_game_to_where_fit_takes_it_alone(defender: str, adv
 
 
 @pytest.mark.parametrize("stacked", [True, False])
-def test_a_second_time_goes_on_also_with_games_that_were_fit_alone(stacked: bool, train: Data) -> None:
-    games, alone = new_games(), new_games()
-    for game in (games[0], *alone):
-        game.fit(train, epochs=1)
-    fit_together(games[1:], train, epochs=1, stacked=stacked)
+def test_games_go_on_from_where_they_are_also_with_some_that_were_fit_alone(stacked: bool, train: Data) -> None:
+    makes = DEFENDERS["perceptrons"], image_to_image
+    games, alone = new_games(*makes), new_games(*makes)
+    games[0].fit(train, epochs=1)
+    fit_together(games, train, epochs=1, stacked=stacked)
     adversaries = [game.attack.adversary for game in games]
     fit_together(games, train, epochs=1, stacked=stacked)
-    for game in alone:
-        game.fit(train, epochs=1)
+    for game, times in zip(alone, (3, 2, 2), strict=True):
+        for _ in range(times):
+            game.fit(train, epochs=1)
     assert_same(games, alone, 1e-4)
     assert [game.attack.adversary for game in games] == adversaries
 
@@ -174,7 +175,7 @@ def test_convolutions_on_the_cpu_play_one_after_another_and_say_so(train: Data) 
     games, alone, said = new_games(convolutional), new_games(convolutional), list[str]()
     fit_together(games, train, epochs=1, notice=said.append)
     assert_same(games, [game.fit(train, epochs=1) for game in alone], 0.0)
-    assert len(said) == 1 and "the 3 games are played one after another: only on a CUDA device" in said[0]
+    assert len(said) == 1 and "the 3 games are played one after another: off CUDA devices" in said[0]
     of_the_adversary = new_games(adversary=image_to_image)
     with pytest.warns(NotStacked, match="stack of convolutions") as caught:
         fit_together(of_the_adversary, train, epochs=1)

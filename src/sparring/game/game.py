@@ -225,7 +225,7 @@ def _matches(games: Sequence[Game], data: Data, stacked: bool | None) -> tuple[l
     """All games as one match, or a match for each; then also why, where nobody asked for that."""
     reason = ""
     if stacked is None and len(games) > 1 and data.images.device.type != "cuda" and _convolve(games[0]):
-        reason = "only on a CUDA device is a stack of convolutions faster (stacked=True makes one all the same)"
+        reason = "off CUDA devices a stack of convolutions is slower, unless they are tiny (stacked=True makes one)"
     elif stacked or (stacked is None and len(games) > 1):
         try:
             return [_Match(games, data, stacked=True)], ""
