@@ -11,7 +11,7 @@ from sparring.adversaries import BOUNDS, Adversary, Seen, n_features, stack_adve
 from sparring.adversaries.adversary import Layout
 from sparring.attacks import PGD, Attack, LearnedAttack, Noise, WorstCase, fgsm
 from sparring.data.batches import Data
-from sparring.evaluation import attacked, clean
+from sparring.evaluation import attacked, clean, pgd_curve
 from sparring.game import (
     Dynamic,
     Move,
@@ -354,3 +354,25 @@ def test_the_gradient_of_a_stacks_input_lies_as_the_input_does() -> None:
         assert torch.allclose(grad[s], torch.autograd.grad(network.train()(own).sum(), own)[0], atol=1e-12)
     grads = torch.autograd.grad(together(x).square().sum(), list(together.parameters()))
     assert all(one.is_contiguous() for one in grads)  # as the fused step takes them
+
+
+def test_a_stack_is_evaluated_as_its_copies_alone_each_on_what_it_still_withstands() -> None:
+    copies = [network.float() for network in worn(networks([8, 6, C], 1))]
+    together = stack(copies).eval()
+    generator = torch.Generator().manual_seed(8)
+    x = torch.rand(60, *SHAPE, generator=generator)
+    data = Data(x, copies[0](x).argmax(-1), C, "random")
+    orders = torch.stack([torch.randperm(60, generator=generator) for _ in range(S)])
+    grid = [0.0, 0.05, 0.1, 0.2, 0.4]
+    curves = pgd_curve(together, data, grid, steps=5, restarts=1, batch_size=16, n_copies=S)
+    fgsm_at = ThreatModel(0.1, SHAPE)
+    mixed = attacked(together, data, fgsm(fgsm_at), fgsm_at, batch_size=16, n_copies=S, order=orders, mode="training")
+    fallen = set()
+    for s, network in enumerate(copies):
+        for eps, outcome in pgd_curve(network, data, grid, steps=5, restarts=1, batch_size=16).items():
+            assert torch.equal(curves[eps].correct[s], outcome.correct), (s, eps)
+            fallen.add((eps, int(outcome.correct.sum())))
+        alone = attacked(network, data, fgsm(fgsm_at), fgsm_at, batch_size=16, order=orders[s], mode="training")
+        assert torch.equal(mixed.correct[s], alone.correct)
+        torch.testing.assert_close(mixed.logits[s], alone.logits)
+    assert len({n for eps, n in fallen if eps == 0.1}) > 1, "copies of which others fall"

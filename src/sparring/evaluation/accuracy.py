@@ -63,35 +63,50 @@ def attacked(
 ) -> Outcome:
     """Attack every example and classify what comes back.
 
-    `skip` (N,): examples already known to be broken inside this ball; they are not attacked and count as wrong. `mode` "training"
-    classifies with batch norm in training mode, whose verdict depends on the batch: the *paper* protocol, not a
-    sound one. `order` (N,) is the order in which examples meet in batches. Raises InputError where the attack leaves the threat
-    model or the model does not return logits (..., C).
+    `skip` (N,), for a stack (S, N): examples already known to be broken inside this ball; they are not attacked and count
+    as wrong. `mode` "training" classifies with batch norm in training mode, whose verdict depends on the batch: the *paper*
+    protocol, not a sound one. `order` (N,), for a stack (S, N) too, is the order in which examples meet in batches. A stack of
+    `n_copies` is shown the same examples, each copy those that it still withstands. Raises InputError where the attack leaves
+    the threat model or the model does not return logits (..., C).
     """
     n, device = len(data), data.images.device
-    indices = torch.arange(n, device=device) if order is None else order.to(device)
-    if skip is not None:
-        indices = indices[~skip[indices]]
     leading = () if n_copies is None else (n_copies,)
     correct = torch.zeros(*leading, n, dtype=torch.bool, device=device)
     invalid = torch.zeros_like(correct)
     logits = torch.zeros(*leading, n, data.n_classes, device=device)
     max_distance = 0.0
+    indices, counts = _standing(n, leading, skip, order, device)
     with counted(model) as cost:
-        for number, index in enumerate(indices.split(batch_size)):
+        for number, index in enumerate(indices.split(batch_size, -1)):
             if stream is not None:
                 stream.seek(number)
             x, y = data.floats(index), data.labels[index]
-            x, y = x.expand(*leading, *x.shape), y.expand(*leading, *y.shape)
             x_adv = attack(model, x, y).detach()
             max_distance = max(max_distance, checked_distance(threat, x_adv, x))
             with torch.no_grad(), in_mode(model, mode):
                 out = checked_logits(model(x_adv), x, data.n_classes, len(threat.shape))
             finite = torch.isfinite(out).all(-1)
-            correct[..., index] = (out.argmax(-1) == y) & finite
-            invalid[..., index] = ~finite
-            logits[..., index, :] = out.float()
+            asked = torch.arange(number * batch_size, number * batch_size + index.shape[-1], device=device) < counts
+            correct.scatter_(-1, index, (out.argmax(-1) == y) & finite & asked)
+            invalid.scatter_(-1, index, ~finite & asked)
+            logits.scatter_(-2, index.unsqueeze(-1).expand(out.shape), out.float().where(asked.unsqueeze(-1), 0.0))
     return Outcome(described(attack), float(threat.eps), correct, invalid, logits, max_distance, cost)
+
+
+def _standing(
+    n: int, leading: tuple[int, ...], skip: Tensor | None, order: Tensor | None, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Who is attacked, in order: indices (M,) or (S, M), and how many of them, () or (S, 1); a copy's surplus is filled up.
+
+    What fills up a copy's row are its broken examples, each once, whose outcome is then not asked.
+    """
+    indices = (torch.arange(n, device=device) if order is None else order.to(device)).expand(*leading, n)
+    if skip is None:
+        return indices, torch.full((*leading, 1) if leading else (), n, device=device)
+    broken = skip.to(device).expand(*leading, n).gather(-1, indices)
+    first = broken.to(torch.uint8).argsort(dim=-1, stable=True)
+    counts = (~broken).sum(-1, keepdim=True)
+    return indices.gather(-1, first)[..., : int(counts.max())], counts if leading else counts.squeeze(-1)
 
 
 def curve(
