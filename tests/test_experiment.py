@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 import sparring
-from sparring import faults, locks, recipes, session
+from sparring import copies, faults, locks, recipes, session
 from sparring.config import Optimizer, Run, to_dict
 from sparring.data import Data
 from sparring.errors import Busy, CorruptCheckpoint, Diverged, InputError, Interrupted
@@ -248,7 +248,7 @@ def test_a_run_killed_before_it_wrote_its_config_starts(tmp_path: Path, monkeypa
             write_json(path, value)
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(session, "write_json", dies)
+            patch.setattr(copies, "write_json", dies)
             play(small("vanilla", max_epochs=1), folder)
         assert play(small("vanilla", max_epochs=1), folder).status == "done"
 
@@ -544,7 +544,7 @@ def test_probing_a_folder_does_not_disturb_another_prober(tmp_path: Path) -> Non
     def probe() -> None:
         try:
             for _ in range(200):
-                session._make(tmp_path)
+                copies.make_folder(tmp_path)
         except BaseException as error:
             failures.append(error)
 
@@ -579,7 +579,7 @@ def test_evaluating_in_between_does_not_move_the_training(
 ) -> None:
     made: list[nn.Module] = []
     accuracies: list[float] = []
-    sound = session.new_defender
+    sound = copies.new_defender
 
     def new_defender(*arguments: Any) -> Any:
         made.append(sound(*arguments))
@@ -589,7 +589,7 @@ def test_evaluating_in_between_does_not_move_the_training(
         evaluation = sparring.evaluate(made[0], digits().take(torch.arange(40)), eps=[0.1], steps=2)
         accuracies.append(evaluation.accuracy("clean", 0.0))
 
-    monkeypatch.setattr(session, "new_defender", new_defender)
+    monkeypatch.setattr(copies, "new_defender", new_defender)
     play(small(name), tmp_path, on_epoch=on_epoch)
     assert len(accuracies) == MAIN and len(set(accuracies)) > 1, "it was the network in training that was judged"
     assert came_to(tmp_path) == came_to(whole(name))

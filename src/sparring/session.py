@@ -8,8 +8,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,27 +15,18 @@ from torch import nn
 
 from sparring import data, locks
 from sparring.adversaries import Adversary, stack_adversaries
-from sparring.adversaries.adversary import n_parameters
-from sparring.config import Run, Training, decisive, differences, from_dict, to_dict
-from sparring.environment import changes, commit, environment
-from sparring.errors import CorruptCheckpoint, Diverged, InputError, Interrupted
+from sparring.config import Run, Training, to_dict
+from sparring.copies import Copy, Notice, claim, clear, epoch_record, make_folder, standing_together
+from sparring.environment import environment
+from sparring.errors import Diverged, InputError, Interrupted
 from sparring.evaluation import memory
-from sparring.experiment import move_of, new_adversary, new_defender, new_player
+from sparring.experiment import move_of, new_player
 from sparring.game.checkpoint import (
-    KEPT,
-    Saved,
-    latest,
-    latest_common,
-    load_weights,
-    newest_first,
-    place_of,
     prune,
     restore_checkpoint,
     restore_copies,
     save_checkpoint,
     save_weights,
-    sweep,
-    verifies,
 )
 from sparring.game.moves import Move, best_response, in_precision
 from sparring.game.player import Player
@@ -45,10 +34,9 @@ from sparring.game.train import ADVICE, Epoch, Progress, Standing, train
 from sparring.losses import LOSSES
 from sparring.models import copy_to, stack
 from sparring.randomness import Stream
-from sparring.records import EpochRecord, RunPaths, RunRecord, append, read_json, restore, write_json
+from sparring.records import EpochRecord, RunPaths, RunRecord, append, read_json, restore
 from sparring.threat import ThreatModel
 
-Notice = Callable[[str], None]
 Phase = Literal["adversary", "main"]
 ALONE = 2**32  # added to the seed where the adversary trains alone, so that its order of the data is another
 
@@ -82,16 +70,16 @@ def train_runs(
     """
     device = torch.device(device)
     for one in paths:
-        _make(one.folder)
+        make_folder(one.folder)
     with ExitStack() as held:
         for one in paths:
             held.enter_context(locks.held(one.lock))
         for run, one in zip(runs, paths, strict=True):
             if restart:
-                _clear(one)
-            _claim(run, one, train_on, device, len(runs), notice)
+                clear(one)
+            claim(run, one, train_on, device, len(runs), notice)
         left = [
-            _Copy(run, one, i, train_on)
+            Copy(run, one, i, train_on)
             for i, (run, one) in enumerate(zip(runs, paths, strict=True))
             if not one.done.is_file()
         ]
@@ -100,77 +88,11 @@ def train_runs(
                 f"{left[0].run.recipe} needs the trained vanilla model of the same seed: train `vanilla` first"
             )
         on = train_on.to(device)
-        for group in _standing_together(left, notice):
+        for group in standing_together(left, notice):
             models = [vanilla[copy.number] for copy in group] if vanilla else None
             session = _Session(group, on, device, len(runs) > 1, notice, on_epoch, interrupted)
             session.play(models)
         return [restore(RunRecord, read_json(one.done)) for one in paths]
-
-
-@dataclass
-class _Copy:
-    """One seed's run: its config, files, networks on the CPU, and what it has spent."""
-
-    run: Run
-    paths: RunPaths
-    number: int
-    data: data.Data
-    seconds: float = 0.0
-    epochs: int = 0
-    offset: int = 0  # steps of finished phases, so that checkpoints of later phases sort last
-    log_bytes: int = 0  # length of the log when the present phase began
-    saved: Saved | None = None
-
-    def __post_init__(self) -> None:
-        self.defender = new_defender(self.run, self.data.shape, self.data.n_classes)
-        self.adversary = new_adversary(self.run, self.data.shape) if self.run.adversary else None
-        self.first_alone = self.run.alone is not None  # whether its adversary has yet to train alone
-        if self.adversary is not None and self.paths.trained_alone.is_file():
-            header = load_weights(self.paths.trained_alone, self.adversary)
-            self.seconds, self.offset, self.log_bytes = header["seconds"], header["steps"], header["log_bytes"]
-            self.first_alone = False
-
-    def finish(self, stopped: str) -> None:
-        """Write the weights, then the run's record."""
-        header = {"shape": list(self.data.shape), "n_classes": self.data.n_classes, "config": to_dict(self.run)}
-        digest = save_weights(self.paths.defender, self.defender, header)
-        if self.adversary is not None:
-            save_weights(self.paths.adversary, self.adversary, header)
-        self._record("done", stopped, digest=digest)
-
-    def fail(self, message: str) -> None:
-        """Record that it diverged; there are no weights."""
-        self._record("diverged", "", message=message)
-
-    def log_length(self) -> int:
-        """Bytes of the log of epochs."""
-        return self.paths.epochs.stat().st_size if self.paths.epochs.exists() else 0
-
-    def cut_log(self, n_bytes: int, saved: str) -> None:
-        """Make the log as long as it was when `saved` was written, so that a resumed log equals an uninterrupted one."""
-        if self.log_length() < n_bytes:
-            raise CorruptCheckpoint(f"{self.paths.epochs} is shorter than {saved} says; --restart trains again")
-        if self.paths.epochs.exists():
-            with self.paths.epochs.open("r+b") as file:
-                file.truncate(n_bytes)
-                os.fsync(file.fileno())
-
-    def _record(
-        self, status: Literal["done", "diverged"], stopped: str, *, digest: str = "", message: str = ""
-    ) -> None:
-        record = RunRecord(
-            recipe=self.run.recipe,
-            seed=self.run.seed,
-            status=status,
-            epochs=self.epochs,
-            stopped=stopped,
-            seconds=round(self.seconds, 3),
-            defender_parameters=n_parameters(self.defender),
-            adversary_parameters=n_parameters(self.adversary) if self.adversary else 0,
-            defender_sha256=digest,
-            message=message,
-        )
-        write_json(self.paths.done, record)
 
 
 class _Session:
@@ -178,7 +100,7 @@ class _Session:
 
     def __init__(
         self,
-        copies: list[_Copy],
+        copies: list[Copy],
         train_on: data.Data,
         device: torch.device,
         stacked: bool,
@@ -213,7 +135,7 @@ class _Session:
         defender.network.train()
         self._phase("main", move, players, run.training, stream, [], lambda copy, reason: copy.finish(reason))
 
-    def _alone(self, settings: Training, everyone: list[_Copy], vanilla: Sequence[Callable[[], nn.Module]]) -> None:
+    def _alone(self, settings: Training, everyone: list[Copy], vanilla: Sequence[Callable[[], nn.Module]]) -> None:
         """The adversaries train alone against the trained vanilla models (paper, section 4.5)."""
         run = self.run
         assert run.adversary is not None
@@ -227,7 +149,7 @@ class _Session:
         move = best_response(learner, model, self.threat, loss=LOSSES[run.adversary.loss], clip=run.play.clip)
         move = in_precision(move, run.precision)
 
-        def finish(copy: _Copy, reason: str) -> None:
+        def finish(copy: Copy, reason: str) -> None:
             assert copy.adversary is not None
             copy.offset = settings.max_epochs * self._steps(settings)  # the same for all seeds, whenever they stop
             copy.log_bytes = copy.log_length()
@@ -247,7 +169,7 @@ class _Session:
         settings: Training,
         stream: Stream,
         bystanders: Sequence[nn.Module],
-        finish: Callable[[_Copy, str], None],
+        finish: Callable[[Copy, str], None],
     ) -> None:
         """One training of the runs, from their newest checkpoint if they have one; `finish` is told who has ended."""
         seeds, progress = self._seeds(), self._restored(phase, players)
@@ -269,7 +191,7 @@ class _Session:
             copy = self.copies[epoch.copy]
             copy.seconds += epoch.seconds
             copy.epochs = epoch.epoch
-            record = _epoch_record(copy.run, phase, epoch)
+            record = epoch_record(copy.run, phase, epoch)
             append(copy.paths.epochs, record)
             if phase == "main":
                 self._remember(copy, players, epoch, progress)
@@ -331,7 +253,7 @@ class _Session:
         n_copies = len(networks) if self.stacked else None
         return new_player(name, self._whole(networks), optimizer, maximize=maximize, n_copies=n_copies)
 
-    def _take(self, copy: _Copy, players: Sequence[Player]) -> None:
+    def _take(self, copy: Copy, players: Sequence[Player]) -> None:
         """Write a copy's share of the players into its own networks."""
         if self.stacked:
             for player in players:
@@ -360,7 +282,7 @@ class _Session:
         self.notice(f"going on from {saved[0][0].name}{more}: epoch {progress.epoch + 1}, step {progress.step}")
         return progress
 
-    def _remember(self, copy: _Copy, players: Sequence[Player], epoch: Epoch, progress: Progress) -> None:
+    def _remember(self, copy: Copy, players: Sequence[Player], epoch: Epoch, progress: Progress) -> None:
         """Keep the snapshot and the watch that the run asks for; the training is not touched."""
         run, folder = copy.run, copy.paths.folder
         standing = progress.copies[epoch.copy] if progress.copies else progress
@@ -419,110 +341,3 @@ def _ended(standing: Standing | Progress) -> bool:
 
 def _offset(seed: int | list[int], by: int) -> int | list[int]:
     return seed + by if isinstance(seed, int) else [one + by for one in seed]
-
-
-def _standing_together(copies: list[_Copy], notice: Notice) -> list[list[_Copy]]:
-    """The copies in groups that stand at the same place, each with its checkpoint; as a rule there is one."""
-    for copy in copies:
-        for name in sweep(copy.paths.folder):
-            notice(f"removed {name}, left over by a writer that died")
-    if len(copies) > 1 and _go_to_a_shared_place(copies, notice):
-        return [copies]
-    groups: dict[tuple[Any, ...], list[_Copy]] = {}
-    for copy in copies:
-        copy.saved = latest(copy.paths.folder, notice)
-        if copy.saved is not None and not newest_first(copy.paths.folder, beyond=copy.offset):
-            copy.saved = None  # of the adversary alone, which is done
-        place = place_of(copy.saved[2]) if copy.saved else None
-        groups.setdefault((copy.first_alone, place), []).append(copy)
-    if len(groups) > 1:
-        notice(f"seeds stand at {len(groups)} different steps; they go on one group after another, not bit-exact")
-    return list(groups.values())
-
-
-def _go_to_a_shared_place(copies: list[_Copy], notice: Notice) -> bool:
-    """Put all at the newest place that they share, a step with sound checkpoints or a phase's start; False where none is near.
-
-    What a copy has beyond that place is removed: the way there will be gone again.
-    """
-    alone = [copy for copy in copies if copy.first_alone]
-    waiting = [copy for copy in copies if alone and not copy.first_alone]
-    if waiting and not (all(map(_near_start, waiting)) and _go_to_a_shared_place(alone, notice)):
-        return False
-    together = waiting or copies
-    offsets = {copy.offset for copy in together}
-    folders = [copy.paths.folder for copy in together]
-    found = None if waiting or len(offsets) > 1 else latest_common(folders, notice, beyond=max(offsets))
-    if found is None and not all(map(_near_start, together)):
-        return False
-    for s, copy in enumerate(together):
-        copy.saved = found[s] if found else None
-        reached = int(found[s][0].stem.removeprefix("checkpoint-")) if found else copy.offset
-        for path in newest_first(copy.paths.folder, beyond=reached):
-            path.unlink()
-    return True
-
-
-def _near_start(copy: _Copy) -> bool:
-    """Whether its phase's start is no further back than a checkpoint may be, none having been pruned yet."""
-    paths = newest_first(copy.paths.folder, beyond=copy.offset)
-    return not paths or (len(paths) < KEPT and any(map(verifies, paths)))
-
-
-def _make(folder: Path) -> None:
-    """The folder, and that it can be written to, before any compute."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write to {folder} ({error.strerror}); choose another --out") from None
-
-
-def _claim(run: Run, paths: RunPaths, train_on: data.Data, device: torch.device, n_copies: int, notice: Notice) -> None:
-    """Write down what the folder is for; raises InputError where it is for something else."""
-    here = environment(device) | {"copies": n_copies, "data": train_on.fingerprint, "commit": commit()}
-    if not paths.config.is_file():
-        write_json(paths.environment, here)
-        write_json(paths.config, to_dict(run))  # last: its presence says that both are there
-        return
-    before = from_dict(Run, read_json(paths.config))
-    if different := differences(decisive(before), decisive(run)):
-        raise InputError(
-            f"{paths.folder} was made by another config ({'; '.join(different)}); choose another --out, or --restart"
-        )
-    recorded = read_json(paths.environment)
-    if recorded.get("data") != here["data"]:
-        raise InputError(f"{paths.folder} was trained on other data (its fingerprint differs); choose another --out")
-    if not paths.done.is_file() and (different := changes(recorded, here)):
-        notice(f"resume is valid but not bit-exact: {', '.join(different)}")
-        write_json(paths.environment, here)
-
-
-def _clear(paths: RunPaths) -> None:
-    """Forget an earlier training in this folder."""
-    for path in paths.folder.iterdir():
-        if path.is_file() and path != paths.lock:
-            path.unlink()
-
-
-def _epoch_record(run: Run, phase: Literal["adversary", "main"], epoch: Epoch) -> EpochRecord:
-    means, rates, norms = epoch.means, epoch.rates, epoch.grad_norms
-    return EpochRecord(
-        recipe=run.recipe,
-        seed=run.seed,
-        phase=phase,
-        epoch=epoch.epoch,
-        steps=epoch.steps,
-        defender_loss=means.get("defender_loss"),
-        adversary_loss=means.get("adversary_loss"),
-        defender_lr=rates.get("defender"),
-        adversary_lr=rates.get("adversary"),
-        defender_grad_norm=norms.get("defender"),
-        adversary_grad_norm=norms.get("adversary"),
-        clean_accuracy=means.get("clean_accuracy"),
-        perturbed_accuracy=means.get("perturbed_accuracy"),
-        clipped=means.get("clipped"),
-        seconds=round(epoch.seconds, 3),
-    )
