@@ -75,7 +75,7 @@ def results(
         f"{head.data.upper()}, {head.n_test:,} test images, {len(head.seeds)} seeds; mean over seeds [95 % t interval], in %. "
         "Attacks at eps 0.1, batch norm in evaluation mode.",
         "",
-        "| training | paper, clean | clean | FGSM | PGD-40 | in-game | fresh adversaries | worst case |",
+        f"| training | paper, clean | clean | FGSM | PGD-40 | in-game | fresh adversaries | worst case{fewer(head, summary)} |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for recipe in head.recipes:
@@ -112,8 +112,8 @@ def results(
         head.command,
         "```",
         "",
-        f"took {head.seconds / 60:.0f} minutes on {head.machine['cores']} cores and at most {head.peak_memory_mb or 0:.0f} MB, "
-        "the report not counted."
+        f"took {head.seconds / 60:.0f} minutes on {machine(head)} and at most {head.peak_memory_mb or 0:.0f} MB in all its "
+        "processes, the report not counted."
         + (
             ""
             if not audits
@@ -135,6 +135,20 @@ def cell(
                 return mean
             return f"{mean} [{100 * max(r.low, 0):.{digits}f}, {100 * min(r.high, 1):.{digits}f}]"
     return "-"
+
+
+def fewer(head: ReproductionRecord, summary: list[SummaryRecord]) -> str:
+    """The number of seeds that were audited, where it is not all of them."""
+    audited = {record.n_seeds for record in summary if record.metric == "worst_case"}
+    return "" if audited in (set(), {len(head.seeds)}) else f" ({' to '.join(map(str, sorted(audited)))} seeds)"
+
+
+def machine(head: ReproductionRecord) -> str:
+    """What it ran on: the GPU, where there was one, and the processor's cores."""
+    device = str(head.machine["device"])
+    return (f"one {device.removeprefix('cuda: ')} and " if device.startswith("cuda") else "") + (
+        f"{head.machine['cores']} cores"
+    )
 
 
 def worst(summary: list[SummaryRecord], audits: list[AuditRecord], recipe: str, eps: float) -> str:
