@@ -24,7 +24,7 @@ pytest.importorskip("torch")
 import torch
 from torch import Tensor
 
-from sparring import experiment, faults, locks, session
+from sparring import copies, experiment, faults, locks, session
 from sparring.config import Optimizer, Run
 from sparring.data import Data
 from sparring.data.batches import minibatch
@@ -104,8 +104,8 @@ def doubled(monkeypatch: pytest.MonkeyPatch) -> None:
         return x.double(), y
 
     monkeypatch.setattr(importlib.import_module("sparring.game.train"), "minibatch", in_double)
-    monkeypatch.setattr(session, "new_defender", lambda *given: defender(*given).double())
-    monkeypatch.setattr(session, "new_adversary", lambda *given: adversary(*given).double())
+    monkeypatch.setattr(copies, "new_defender", lambda *given: defender(*given).double())
+    monkeypatch.setattr(copies, "new_adversary", lambda *given: adversary(*given).double())
     monkeypatch.setitem(globals(), "frozen_vanilla", lambda: frozen().double())
 
 
@@ -444,8 +444,13 @@ def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
         return dies
 
-    for name in ("save_checkpoint", "save_weights", "write_json"):
-        monkeypatch.setattr(session, name, dying(getattr(session, name)))
+    for module, name in (
+        (session, "save_checkpoint"),
+        (session, "save_weights"),
+        (copies, "save_weights"),
+        (copies, "write_json"),
+    ):
+        monkeypatch.setattr(module, name, dying(getattr(module, name)))
     return lambda n: left.__setitem__(0, n)
 
 
