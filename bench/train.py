@@ -12,7 +12,7 @@ slows a loop on all cores most, so that there the ratio of the best is the fair 
   plain a core  as plain, but a process for each core on one thread, each with a seed of its own
   one stack     all seeds as one stack, in one process on all cores
   workers       a process for each core on one thread, each with a stack of its share, as `sparring train --seeds 10 --workers 2`
-  returning     the same, with the C library's own habit of giving freed memory back (sparring.allocation is what this costs)
+  returning     the same, with the C library's own habit of giving freed memory back (sparring.process is what this costs)
   torchattacks, art   FGSM training by these libraries, one seed on all cores; skipped where they are not installed
 
     pip install --target FOLDER --no-deps torchattacks adversarial-robustness-toolbox

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from sparring import __version__
+from sparring.process import products
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -26,6 +27,7 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "interop_threads": torch.get_num_interop_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "products": products(),
         "mkl_cbwr": os.environ.get("MKL_CBWR", ""),
         "device": _device_name(torch.device(device)),
         "dtype": "float32",
@@ -33,11 +35,13 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
     }
 
 
-BIT_EXACT = ("sparring", "torch", "threads", "cpu_capability", "mkl_cbwr", "platform", "device", "copies")
+BIT_EXACT = ("sparring", "torch", "threads", "cpu_capability", "products", "mkl_cbwr", "platform", "device", "copies")
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs between two environments and can change the bits of a result, as "threads 1 -> 2"."""
+    older = {"products": ""}  # what records of older versions do not tell
+    before = older | before
     return [f"{k} {before.get(k)} -> {now.get(k)}" for k in BIT_EXACT if before.get(k) != now.get(k)]
 
 

@@ -74,9 +74,11 @@ def _runs(options: Audit, folder: Path) -> int:
 
 def _model(options: Audit) -> int:
     """A classifier of anyone's."""
+    from sparring.process import use_faster_products
     from sparring.records import write_json
     from sparring.targets import run_audit
 
+    use_faster_products()
     with terminal.progress() as (notice, _):
         found = run_audit(
             options.target,

@@ -9,7 +9,6 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from sparring.allocation import keep_freed_memory
 from sparring.cli.audits import audit
 from sparring.cli.exploiting import exploit
 from sparring.cli.folders import evaluate, report
@@ -26,6 +25,7 @@ from sparring.errors import (
     NotFinite,
     nearest,
 )
+from sparring.process import keep_freed_memory
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {  # in the order of the usage, which shows each one's docstring
     "demo": demo,

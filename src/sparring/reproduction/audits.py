@@ -7,14 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sparring.auditing.levels import level_of
 from sparring.auditing.selftest import self_test
 from sparring.auditing.thresholds import shipped
 from sparring.auditing.verdict import SelfTest
 from sparring.claims.summary import Key, Value, averaged
 from sparring.evaluation.memory import kept_epochs, read_watch
+from sparring.process import on_one_thread
 from sparring.records import (
     AuditRecord,
     CheckRecord,
@@ -100,7 +99,7 @@ def _one(
     run: Path, plan: AuditPlan, tested: SelfTest | None, notice: Callable[[str], None] = lambda text: None
 ) -> AuditRecord:
     """Audit one run on one thread and write its audit.json."""
-    torch.set_num_threads(1)
+    on_one_thread()
     config = read_json(RunPaths(run).config)
     stamp = _stamp(run, plan)  # before the audit: what comes meanwhile is not in it
     audit = run_audit(

@@ -9,9 +9,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 from sparring.errors import InputError, Interrupted
+from sparring.process import on_one_thread
 from sparring.records import OutPaths, RunPaths, read_json
 from sparring.reproduction.signals import ignore, listen, received
 
@@ -66,7 +65,7 @@ def each(
 def _alone() -> None:
     """A worker leaves signals to its parent and keeps to one core."""
     ignore()
-    torch.set_num_threads(1)
+    on_one_thread()
 
 
 def _recipes(folder: Path) -> list[str]:

@@ -23,6 +23,7 @@ from sparring.evaluation.transfer import transfer
 from sparring.experiment import Trained, load, load_data
 from sparring.measure import measure_run, readings
 from sparring.models import stack
+from sparring.process import on_one_thread
 from sparring.records import (
     RunPaths,
     RunRecord,
@@ -43,7 +44,7 @@ from sparring.threat import ThreatModel
 
 def work(task: Task, plan: Plan) -> float:
     """Do one task in this process, on one thread; returns the seconds it took, 0 where it was done before."""
-    torch.set_num_threads(1)
+    on_one_thread()
     started = time.monotonic()
     did = _DO[task.kind](task, plan)
     return time.monotonic() - started if did else 0.0

@@ -9,8 +9,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 
-from sparring.allocation import keep_freed_memory
 from sparring.errors import Interrupted
+from sparring.process import keep_freed_memory, use_faster_products
 from sparring.reproduction.plan import Plan, Task
 from sparring.reproduction.signals import listen, obey, received
 from sparring.reproduction.tasks import settled, work
@@ -126,3 +126,4 @@ def _begin() -> None:
     """How a worker starts."""
     obey()
     keep_freed_memory()
+    use_faster_products()
