@@ -39,7 +39,7 @@ from sparring.session import train_run
 STEPS = 4  # an epoch's
 ALONE = 2  # epochs of the adversary alone, in the initialised games
 MAIN = 3  # epochs of the training proper
-GAMES = ("gan_tanh", "gan_scaled", "gan_tanh_init", "gan_scaled_init")
+GAMES = tuple(name for name, made in recipes.RECIPES.items() if made().learner)
 
 INPUTS = ["config.json", "environment.json", "epochs.jsonl", "defender.safetensors", "run.json"]
 

@@ -40,6 +40,7 @@ from sparring.session import train_runs
 from test_experiment import ALONE, MAIN, STEPS, after, came_to, damage, digits, frozen_vanilla, log, note, small
 
 SEEDS = (4, 0, 7)  # in no order that could stand for their places
+DRAWN = ("gan_recurrent", "gan_recurrent_cold", "fgsm_drawn", "pgd2_drawn")  # radii drawn, and starts
 SELDOM = {"checkpoint_seconds": 1e9}  # saved when something ends, and no more
 
 
@@ -115,7 +116,7 @@ frozen = frozen_vanilla
 # A seed in a stack is the seed alone
 
 
-@pytest.mark.parametrize("name", ["vanilla", "noise", "fgsm", "pgd", "gan_tanh", "gan_scaled_init"])
+@pytest.mark.parametrize("name", ["vanilla", "noise", "fgsm", "pgd", "gan_tanh", "gan_scaled_init", *DRAWN])
 @pytest.mark.usefixtures("doubled")
 def test_each_seed_of_a_stack_becomes_what_it_becomes_alone(name: str, tmp_path: Path) -> None:
     run = small(name, max_epochs=25, patience=99, min_lr=0.0, **SELDOM)
@@ -406,6 +407,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         ("gan_tanh", [6, 1, 2]),
         ("noise", [5, 3]),
         ("pgd", [7]),
+        ("pgd2_drawn", [5]),
+        ("gan_recurrent", [3, 2, 6]),
+        ("gan_recurrent_cold", [6]),
         ("vanilla", [MAIN * STEPS]),
     ],
 )
@@ -460,7 +464,9 @@ def uneven(name: str) -> Run:
     return replace(run, alone=run.alone and replace(run.alone, max_epochs=5, patience=1, flat=0.2))
 
 
-@pytest.mark.parametrize(("name", "stride"), [("vanilla", 1), ("gan_tanh", 2), ("gan_scaled_init", 3)])
+@pytest.mark.parametrize(
+    ("name", "stride"), [("vanilla", 1), ("gan_tanh", 2), ("gan_scaled_init", 3), ("gan_recurrent", 2)]
+)
 def test_killed_between_any_two_writes_and_continued_equals_uninterrupted(
     name: str, stride: int, kill: Callable[[int], None], tmp_path: Path
 ) -> None:
@@ -558,8 +564,9 @@ def test_where_all_checkpoints_of_a_seed_are_damaged_nothing_starts_afresh(tmp_p
 FOUR = (0, 1, 2, 3)
 
 
-def test_seeds_interrupted_together_may_go_on_in_two_calls(tmp_path: Path) -> None:
-    run = small("gan_tanh", **SELDOM)
+@pytest.mark.parametrize("name", ["gan_tanh", "gan_recurrent"])
+def test_seeds_interrupted_together_may_go_on_in_two_calls(name: str, tmp_path: Path) -> None:
+    run = small(name, **SELDOM)
     play(seeds_of(run, FOUR), tmp_path / "whole")
     with pytest.raises(Interrupted):
         play(seeds_of(run, FOUR), tmp_path / "split", interrupted=after(7))
@@ -574,8 +581,9 @@ def test_seeds_interrupted_together_may_go_on_in_two_calls(tmp_path: Path) -> No
         alike(folder(tmp_path / "split", seed), folder(tmp_path / "whole", seed), 0.02)
 
 
-def test_seeds_interrupted_alone_may_go_on_together(tmp_path: Path) -> None:
-    run = small("gan_scaled_init", **SELDOM)
+@pytest.mark.parametrize("name", ["gan_scaled_init", "gan_recurrent"])
+def test_seeds_interrupted_alone_may_go_on_together(name: str, tmp_path: Path) -> None:
+    run = small(name, **SELDOM)
     play(seeds_of(run), tmp_path / "whole")
     for seed in SEEDS:
         with pytest.raises(Interrupted):

@@ -19,7 +19,7 @@ from sparring.errors import InputError, nearest
 DATA_SETS = ("digits", "mnist", "fashion-mnist", "kmnist")
 GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # the paper's lambda grid, section 4
 
-LossName = Literal["cross_entropy", "margin", "non_saturating", "softmax_twice"]
+LossName = Literal["cross_entropy", "margin", "log_odds", "non_saturating", "softmax_twice"]
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class Optimizer:
     """of SGD; Adam takes its usual 0.9 and 0.999"""
     weight_decay: float = 0.0004
     """on all parameters (ambiguity i)"""
-    rate: Literal["rise", "every", "constant"] = "rise"
-    """halve after an epoch in which the loss rose; halve every so many epochs; leave it"""
+    rate: Literal["rise", "every", "cosine", "constant"] = "rise"
+    """halve after an epoch in which the loss rose; halve every so many epochs; fall to 0 as a cosine does; leave it"""
     every: int = 10
-    """epochs between halvings, where rate is "every" (paper, section 4.4)"""
+    """epochs between halvings (paper, section 4.4), or those of the whole cosine"""
 
     def __post_init__(self) -> None:
         _one_of("optimizer.name", self.name, ("sgd", "adam"))
-        _one_of("optimizer.rate", self.rate, ("rise", "every", "constant"))
+        _one_of("optimizer.rate", self.rate, ("rise", "every", "cosine", "constant"))
         _positive("optimizer.lr", self.lr)
         _share("optimizer.momentum", self.momentum)
         if not (self.weight_decay >= 0):
@@ -105,10 +105,36 @@ class Adversary(Network):
 
 
 @dataclass(frozen=True)
+class Recurrent:
+    """The learned opponent that asks the defender for gradients, query after query (adversaries/recurrent.py)."""
+
+    queries: int = 2
+    """gradients a minibatch"""
+    hidden: int = 0
+    """units of the cell's hidden layer; 0: the cell is linear"""
+    step: float = 0.5
+    """in radii, how far a query goes before anything is learned"""
+    every: int = 8
+    """the adversary learns on one minibatch in so many; 0: it never does"""
+    warm: bool = True
+    """it starts where it left the training example last time, not at a random point"""
+    loss: LossName = "log_odds"
+    """what it raises"""
+    optimizer: Optimizer = field(default_factory=lambda: Optimizer("adam", lr=0.01, weight_decay=0.0, rate="constant"))
+
+    def __post_init__(self) -> None:
+        _at_least("recurrent.queries", self.queries, 1)
+        _at_least("recurrent.hidden", self.hidden, 0)
+        _at_least("recurrent.every", self.every, 0)
+        _positive("recurrent.step", self.step)
+        _one_of("recurrent.loss", self.loss, typing.get_args(LossName))
+
+
+@dataclass(frozen=True)
 class Opponent:
     """Whom the defender trains against."""
 
-    kind: Literal["none", "noise", "fgsm", "pgd", "adversary"] = "none"
+    kind: Literal["none", "noise", "fgsm", "pgd", "adversary", "recurrent"] = "none"
     law: Literal["uniform", "sign"] = "uniform"
     """of the noise (ambiguity k)"""
     steps: int = 7
@@ -119,7 +145,7 @@ class Opponent:
     """batch norm while FGSM or PGD takes its gradient (ambiguity a)"""
 
     def __post_init__(self) -> None:
-        _one_of("opponent.kind", self.kind, ("none", "noise", "fgsm", "pgd", "adversary"))
+        _one_of("opponent.kind", self.kind, ("none", "noise", "fgsm", "pgd", "adversary", "recurrent"))
         _one_of("opponent.law", self.law, ("uniform", "sign"))
         _one_of("opponent.mode", self.mode, ("evaluation", "training"))
         _at_least("opponent.steps", self.steps, 1)
@@ -191,11 +217,15 @@ class Run:
     recipe: str
     seed: int = 0
     eps: float = 0.1
-    """radius of training, on the pixel scale (the paper's lambda)"""
+    """radius of training, on the pixel scale (the paper's lambda); the largest, where radii are drawn"""
+    eps_low: float | None = None
+    """each training example's radius is drawn anew at every step, uniform from here to eps; None: it is eps"""
     data: Data = field(default_factory=Data)
     defender: Network = field(default_factory=Network)
     adversary: Adversary | None = None
-    """the learned opponent, in the games"""
+    """the learned opponent, in the paper's games"""
+    recurrent: Recurrent | None = None
+    """the learned opponent that asks for gradients"""
     opponent: Opponent = field(default_factory=Opponent)
     play: Play = field(default_factory=Play)
     training: Training = field(default_factory=Training)
@@ -214,15 +244,23 @@ class Run:
         _one_of("precision", self.precision, ("fp32", "bf16"))
         if isinstance(self.eps, bool) or not isinstance(self.eps, int | float) or not 0 <= self.eps <= 1:
             raise InputError(f"eps must be in [0, 1] on the pixel scale, got {self.eps}" + _eps_hint(self.eps))
-        if (self.opponent.kind == "adversary") != (self.adversary is not None):
-            raise InputError(
-                f"opponent.kind={self.opponent.kind!r} contradicts adversary={'settings' if self.adversary else None}: "
-                "a game needs both, anything else neither"
-            )
-        if self.adversary is not None and self.training.mix == "split" and self.training.clean_share == 1:
+        for name, settings in (("adversary", self.adversary), ("recurrent", self.recurrent)):
+            if (self.opponent.kind == name) != (settings is not None):
+                raise InputError(
+                    f"opponent.kind={self.opponent.kind!r} contradicts {name}={'settings' if settings else None}: "
+                    "a game needs both, anything else neither"
+                )
+        if self.eps_low is not None and not 0 <= self.eps_low <= self.eps:
+            raise InputError(f"eps_low must be in [0, eps] = [0, {self.eps:g}]; got {self.eps_low}")
+        if self.learner is not None and self.training.mix == "split" and self.training.clean_share == 1:
             raise InputError("a game needs perturbed examples: training.clean_share must be below 1, got 1")
         if self.alone is not None and self.adversary is None:
             raise InputError("alone needs an adversary: only the initialised games have one that trains alone first")
+
+    @property
+    def learner(self) -> Adversary | Recurrent | None:
+        """The settings of the learned opponent, of either kind."""
+        return self.adversary or self.recurrent
 
     @property
     def digest(self) -> str:

@@ -48,7 +48,7 @@ class Copy:
 
     def __post_init__(self) -> None:
         self.defender = new_defender(self.run, self.data.shape, self.data.n_classes)
-        self.adversary = new_adversary(self.run, self.data.shape) if self.run.adversary else None
+        self.adversary = new_adversary(self.run, self.data.shape) if self.run.learner else None
         self.first_alone = self.run.alone is not None  # whether its adversary has yet to train alone
         if self.adversary is not None and self.paths.trained_alone.is_file():
             header = load_weights(self.paths.trained_alone, self.adversary)

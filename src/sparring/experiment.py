@@ -1,14 +1,15 @@
 """A run's config becomes objects: networks, players, the regime's move; and a finished run is loaded. The methods live below."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from sparring import attacks, data
-from sparring.adversaries import Adversary
+from sparring.adversaries import Adversary, AnyAdversary, RecurrentAdversary
 from sparring.config import Network, Optimizer, Run, from_dict
 from sparring.errors import InputError
 from sparring.evaluation import memory
@@ -16,6 +17,9 @@ from sparring.game import dynamics
 from sparring.game.checkpoint import load_weights, read_verified
 from sparring.game.moves import Move, against, duel, in_precision
 from sparring.game.player import Player, player
+from sparring.game.radii import Radii
+from sparring.game.unrolled import pursuit
+from sparring.game.warm import WarmStart
 from sparring.losses import LOSSES
 from sparring.models import MLP, mlp
 from sparring.randomness import Stream, generator
@@ -29,8 +33,8 @@ class Trained:
 
     run: Run
     defender: MLP
-    adversary: Adversary | None
-    trained_alone: Adversary | None  # the initialised games' adversary, as it was before the game
+    adversary: AnyAdversary | None
+    trained_alone: AnyAdversary | None  # the initialised games' adversary, as it was before the game
     record: RunRecord
 
     def attack(self) -> attacks.LearnedAttack:
@@ -38,6 +42,20 @@ class Trained:
         if self.adversary is None:
             raise ValueError(f"{self.run.recipe} has no adversary; the games have: gan_tanh, gan_scaled, ...")
         return attacks.LearnedAttack(self.adversary, ThreatModel(self.run.eps, self.defender.shape))
+
+
+ROUNDS = 10  # of a recurrent adversary that had warm starts, where it meets an example for the first time
+
+
+class Streams(NamedTuple):
+    """What a move draws from."""
+
+    attack: Stream
+    radii: Stream
+
+    @staticmethod
+    def of(seed: int | Sequence[int]) -> "Streams":
+        return Streams(Stream(seed, "attack"), Stream(seed, "radii"))
 
 
 def load(run_folder: str | Path) -> Trained:
@@ -66,8 +84,8 @@ def history(run_folder: str | Path) -> list[memory.Snapshot]:
         raise InputError(f"{run_folder} is not the folder of a run: it has no config.json")
     run = from_dict(Run, read_json(paths.config))
 
-    def new(shape: tuple[int, ...], n_classes: int) -> tuple[nn.Module, Adversary | None]:
-        return new_defender(run, shape, n_classes), new_adversary(run, shape) if run.adversary else None
+    def new(shape: tuple[int, ...], n_classes: int) -> tuple[nn.Module, AnyAdversary | None]:
+        return new_defender(run, shape, n_classes), new_adversary(run, shape) if run.learner else None
 
     return memory.load_history(paths.folder, new)
 
@@ -85,8 +103,14 @@ def new_defender(run: Run, shape: tuple[int, ...], n_classes: int) -> MLP:
     return _network(run.defender, shape, n_classes, generator(run.seed, "init.defender"))
 
 
-def new_adversary(run: Run, shape: tuple[int, ...]) -> Adversary:
+def new_adversary(run: Run, shape: tuple[int, ...]) -> AnyAdversary:
     """The run's adversary with its initial weights; the run must have one."""
+    if (r := run.recurrent) is not None:
+        draws = generator(run.seed, "init.adversary")
+        rounds = ROUNDS if r.warm else 1
+        return RecurrentAdversary(
+            shape, queries=r.queries, hidden=r.hidden, step=r.step, rounds=rounds, generator=draws
+        )
     assert run.adversary is not None
     n_pixels = int(torch.tensor(shape).prod())
     network = _network(run.adversary, shape, n_pixels, generator(run.seed, "init.adversary"))
@@ -112,13 +136,42 @@ def new_player(
     )
 
 
-def move_of(run: Run, defender: Player, adversary: Player | None, threat: ThreatModel, stream: Stream) -> Move:
+def move_of(
+    run: Run,
+    defender: Player,
+    adversary: Player | None,
+    threat: ThreatModel,
+    streams: Streams,
+    warm: WarmStart | None = None,
+) -> Move:
     """A regime's move: the one thing in which two regimes differ."""
-    return in_precision(_move(run, defender, adversary, threat, stream), run.precision)
+    return in_precision(_move(run, defender, adversary, threat, streams, warm), run.precision)
 
 
-def _move(run: Run, defender: Player, adversary: Player | None, threat: ThreatModel, stream: Stream) -> Move:
+def _move(
+    run: Run,
+    defender: Player,
+    adversary: Player | None,
+    threat: ThreatModel,
+    streams: Streams,
+    warm: WarmStart | None,
+) -> Move:
     settings, opponent, loss = run.training, run.opponent, LOSSES[run.defender.loss]
+    radii, stream = Radii(run.eps, run.eps_low, streams.radii), streams.attack
+    if adversary is not None and (r := run.recurrent) is not None:
+        return pursuit(
+            defender,
+            adversary,
+            threat,
+            radii,
+            stream,
+            warm=warm,
+            every=r.every,
+            clean_share=settings.clean_share,
+            mix=settings.mix,
+            loss=loss,
+            adversary_loss=LOSSES[r.loss],
+        )
     if adversary is not None and run.adversary is not None:
         return duel(
             defender,
@@ -147,7 +200,8 @@ def _move(run: Run, defender: Player, adversary: Player | None, threat: ThreatMo
             mode=opponent.mode,
             stream=stream,
         )
-    return against(defender, attack, clean_share=settings.clean_share, mix=settings.mix, loss=loss)
+    drawn = radii if run.eps_low is not None and opponent.kind != "none" else None
+    return against(defender, attack, clean_share=settings.clean_share, mix=settings.mix, loss=loss, radii=drawn)
 
 
 def _network(settings: Network, shape: tuple[int, ...], n_out: int, draws: torch.Generator) -> MLP:
@@ -171,8 +225,8 @@ def _dynamic(run: Run) -> dynamics.Dynamic:
     return dynamics.alternating(play.adversary_steps, play.defender_steps, play.first)
 
 
-def _loaded_adversary(run: Run, shape: tuple[int, ...], path: Path) -> Adversary | None:
-    if run.adversary is None or not path.is_file():
+def _loaded_adversary(run: Run, shape: tuple[int, ...], path: Path) -> AnyAdversary | None:
+    if run.learner is None or not path.is_file():
         return None
     adversary = new_adversary(run, shape)
     load_weights(path, adversary)

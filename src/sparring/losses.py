@@ -28,6 +28,16 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return wrong - right
 
 
+def log_odds(logits: Tensor, y: Tensor) -> Tensor:
+    """log((1 - p_y) / p_y), the log odds that the model is wrong: cross-entropy before its last log, so it never saturates.
+
+    Cross-entropy is log(1 + exp(log odds)): both rise together, and the gradient for one example has the same direction.
+    """
+    right = logits.gather(-1, y.unsqueeze(-1)).squeeze(-1)
+    wrong = logits.scatter(-1, y.unsqueeze(-1), -torch.inf).logsumexp(-1)
+    return wrong - right
+
+
 def non_saturating(logits: Tensor, y: Tensor) -> Tensor:
     """-log(1 - p_y) negated: what an adversary raises instead of cross-entropy, as a GAN's generator does.
 
@@ -53,6 +63,7 @@ def objective(loss: Tensor) -> Tensor:
 LOSSES: dict[str, Loss] = {
     "cross_entropy": cross_entropy,
     "margin": margin,
+    "log_odds": log_odds,
     "non_saturating": non_saturating,
     "softmax_twice": softmax_twice,
 }

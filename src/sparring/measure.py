@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sparring.adversaries import AnyAdversary, RecurrentAdversary
 from sparring.attacks import LearnedAttack, Noise, fgsm, identity
 from sparring.config import GRID, Run
 from sparring.data import Data
 from sparring.environment import commit
 from sparring.errors import Interrupted, NotFinite
-from sparring.evaluation.accuracy import Outcome, attacked, averaged_over_passes, pgd_curve
+from sparring.evaluation.accuracy import Outcome, aimed, attacked, averaged_over_passes, curve, pgd_curve
 from sparring.evaluation.calibration import calibrate
 from sparring.evaluation.exploitability import FRESH, exploitability
 from sparring.evaluation.one_step import Mode, OneStep, fgsm_curve, one_step, one_step_curve, one_step_over_passes
@@ -112,7 +113,7 @@ def read_outcomes(paths: RunPaths) -> dict[str, np.ndarray]:
 
 
 def _sound(
-    run: Run, model: nn.Module, adversary: nn.Module | None, test: Data, settings: Measurement
+    run: Run, model: nn.Module, adversary: AnyAdversary | None, test: Data, settings: Measurement
 ) -> dict[tuple[str, float], Outcome]:
     """Batch norm in evaluation mode: every attack at every eps."""
     stream = Stream(run.seed, "eval.noise")
@@ -126,8 +127,9 @@ def _sound(
         "sign_noise": one_step_curve(model, test, Noise(threat, "sign", stream), grid, stream=stream),
     }
     if adversary is not None:
-        own = LearnedAttack(adversary, threat)  # type: ignore[arg-type]
-        curves["own"] = one_step_curve(model, test, own, {*grid, run.eps})
+        own, radii = LearnedAttack(adversary, threat), {*grid, run.eps}
+        recurrent = isinstance(adversary, RecurrentAdversary)  # its direction is another at every eps
+        curves["own"] = curve(model, test, aimed(own), radii) if recurrent else one_step_curve(model, test, own, radii)
     outcomes = {("clean", 0.0): attacked(model, test, identity, ThreatModel(0.0, test.shape))}
     return outcomes | {(name, eps): o for name, found in curves.items() for eps, o in found.items()}
 
@@ -142,13 +144,13 @@ def _all_finite(outcomes: dict[tuple[str, float], Outcome], paths: RunPaths) -> 
 
 
 def _paper(
-    run: Run, model: nn.Module, adversary: nn.Module | None, test: Data, settings: Measurement
+    run: Run, model: nn.Module, adversary: AnyAdversary | None, test: Data, settings: Measurement
 ) -> dict[tuple[str, float], tuple[float, Outcome]]:
     """Batch norm in training mode, for the attack and for the verdict, averaged over passes (ambiguity t)."""
     threat = ThreatModel(run.eps, test.shape)
     attacks: list[tuple[str, OneStep, tuple[float, ...]]] = [("fgsm", fgsm(threat, mode="training"), settings.grid)]
     if adversary is not None:
-        attacks.append(("own", LearnedAttack(adversary, threat, "training"), (run.eps,)))  # type: ignore[arg-type]
+        attacks.append(("own", LearnedAttack(adversary, threat, "training"), (run.eps,)))
     plain = averaged_over_passes(model, test, identity, threat.at(0.0), passes=settings.passes, seed=run.seed)
     measured = {("clean", 0.0): plain}
     for name, attack, grid in attacks:

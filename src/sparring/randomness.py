@@ -38,6 +38,11 @@ class Stream:
         if self._generators and self._generators[0].device.type == "cuda":
             self.generators(self._generators[0].device)  # now: a captured graph draws without asking
 
+    @property
+    def position(self) -> tuple[int, ...]:
+        """Where it stands, such as (epoch, step)."""
+        return self._position
+
     def generator(self, device: torch.device | str = "cpu") -> torch.Generator:
         """The generator at this position; a second call at the same position goes on where the first ended."""
         assert isinstance(self.seed, int), "a stack draws by `uniform`, one generator a copy"

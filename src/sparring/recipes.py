@@ -6,7 +6,7 @@ A variant is `replace(gan_tanh(), eps=0.3)`; a new regime is a function here, wi
 from collections.abc import Callable
 from dataclasses import replace
 
-from sparring.config import Adversary, Network, Opponent, Optimizer, Run, Training
+from sparring.config import Adversary, Network, Opponent, Optimizer, Recurrent, Run, Training
 from sparring.errors import InputError, nearest
 
 EVERY_TEN = Optimizer(rate="every", every=10)  # section 4.4: "by half every 10 epochs"
@@ -58,6 +58,68 @@ def pgd() -> Run:
     return Run("pgd", opponent=Opponent("pgd", steps=7))
 
 
+ANNEALED = Optimizer(lr=0.1, rate="cosine", every=30)
+BOTH = Training(mix="both", max_epochs=30, patience=31, min_lr=0.0)  # every example clean and perturbed
+
+
+def gan_recurrent() -> Run:
+    """The game against a recurrent adversary: 2 gradients a minibatch, from where it left the example last time; drawn radii."""
+    return Run(
+        "gan_recurrent",
+        eps=0.3,
+        eps_low=0.01,
+        opponent=Opponent("recurrent"),
+        defender=Network(optimizer=ANNEALED),
+        recurrent=Recurrent(),
+        training=BOTH,
+    )
+
+
+def gan_recurrent_cold() -> Run:
+    """The same game, but the adversary starts at a random point each time: what the warm start is worth."""
+    return replace(gan_recurrent(), recipe="gan_recurrent_cold", recurrent=Recurrent(warm=False))
+
+
+def gan_recurrent_fixed() -> Run:
+    """The same game, but the adversary never learns: what its learning is worth."""
+    return replace(gan_recurrent(), recipe="gan_recurrent_fixed", recurrent=Recurrent(every=0))
+
+
+def gan_recurrent_once() -> Run:
+    """The same game with one gradient a minibatch."""
+    return replace(gan_recurrent(), recipe="gan_recurrent_once", recurrent=Recurrent(queries=1))
+
+
+def gan_recurrent_tenth() -> Run:
+    """The same game at the paper's radius of 0.1 for every example: what drawing radii is worth."""
+    return replace(gan_recurrent(), recipe="gan_recurrent_tenth", eps=0.1, eps_low=None)
+
+
+def pgd_drawn() -> Run:
+    """PGD-7 with the same radii, batches, rates and epochs as gan_recurrent: its yardstick."""
+    return replace(gan_recurrent(), recipe="pgd_drawn", opponent=Opponent("pgd", steps=7), recurrent=None)
+
+
+def pgd2_drawn() -> Run:
+    """PGD-2 like pgd_drawn: as many gradients a minibatch as gan_recurrent."""
+    return replace(pgd_drawn(), recipe="pgd2_drawn", opponent=Opponent("pgd", steps=2))
+
+
+def fgsm_drawn() -> Run:
+    """FGSM with the same radii, batches, rates and epochs as gan_recurrent."""
+    return replace(pgd_drawn(), recipe="fgsm_drawn", opponent=Opponent("fgsm"))
+
+
+def pgd_tenth() -> Run:
+    """PGD-7 like pgd_drawn, but at the paper's radius of 0.1 for every example."""
+    return replace(pgd_drawn(), recipe="pgd_tenth", eps=0.1, eps_low=None)
+
+
+def fgsm_tenth() -> Run:
+    """FGSM like fgsm_drawn, but at the paper's radius of 0.1 for every example."""
+    return replace(fgsm_drawn(), recipe="fgsm_tenth", eps=0.1, eps_low=None)
+
+
 PAPER: dict[str, Callable[[], Run]] = {
     "vanilla": vanilla,
     "noise": noise,
@@ -67,7 +129,19 @@ PAPER: dict[str, Callable[[], Run]] = {
     "gan_tanh_init": gan_tanh_init,
     "gan_scaled_init": gan_scaled_init,
 }
-RECIPES: dict[str, Callable[[], Run]] = PAPER | {"pgd": pgd}
+BEYOND: dict[str, Callable[[], Run]] = {
+    "gan_recurrent": gan_recurrent,
+    "gan_recurrent_cold": gan_recurrent_cold,
+    "gan_recurrent_fixed": gan_recurrent_fixed,
+    "gan_recurrent_once": gan_recurrent_once,
+    "gan_recurrent_tenth": gan_recurrent_tenth,
+    "pgd_drawn": pgd_drawn,
+    "pgd2_drawn": pgd2_drawn,
+    "fgsm_drawn": fgsm_drawn,
+    "pgd_tenth": pgd_tenth,
+    "fgsm_tenth": fgsm_tenth,
+}
+RECIPES: dict[str, Callable[[], Run]] = PAPER | {"pgd": pgd} | BEYOND
 
 
 def recipe(name: str) -> Run:

@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from sparring import data, locks
-from sparring.adversaries import Adversary, stack_adversaries
+from sparring.adversaries import Adversary, RecurrentAdversary, stack_adversaries, stack_recurrent
 from sparring.config import Run, Training, to_dict
 from sparring.copies import Copy, Notice, claim, clear, epoch_record, make_folder, standing_together
 from sparring.environment import environment
 from sparring.errors import Diverged, InputError, Interrupted
 from sparring.evaluation import memory
-from sparring.experiment import move_of, new_player
+from sparring.experiment import Streams, move_of, new_player
 from sparring.game.checkpoint import (
     prune,
     restore_checkpoint,
@@ -31,9 +31,9 @@ from sparring.game.checkpoint import (
 from sparring.game.moves import Move, best_response, in_precision
 from sparring.game.player import Player
 from sparring.game.train import ADVICE, Epoch, Progress, Standing, train
+from sparring.game.warm import WarmStart
 from sparring.losses import LOSSES
 from sparring.models import copy_to, stack
-from sparring.randomness import Stream
 from sparring.records import EpochRecord, RunPaths, RunRecord, append, read_json, restore
 from sparring.threat import ThreatModel
 
@@ -127,13 +127,15 @@ class _Session:
         networks: list[nn.Module] = [copy.defender for copy in self.copies]
         defender = self._player("defender", networks, run.defender.optimizer, maximize=False)
         players = [defender]
-        if run.adversary is not None:
+        if run.learner is not None:
             adversaries: list[nn.Module] = [copy.adversary for copy in self.copies if copy.adversary is not None]
-            players.insert(0, self._player("adversary", adversaries, run.adversary.optimizer, maximize=True))
-        stream = Stream(self._seeds(), "attack")
-        move = move_of(run, defender, players[0] if len(players) > 1 else None, self.threat, stream)
+            players.insert(0, self._player("adversary", adversaries, run.learner.optimizer, maximize=True))
+        streams, warm = Streams.of(self._seeds()), None
+        if run.recurrent is not None and run.recurrent.warm:
+            warm = WarmStart(len(self.data), self.data.shape, self._seeds(), self.device)
+        move = move_of(run, defender, players[0] if len(players) > 1 else None, self.threat, streams, warm)
         defender.network.train()
-        self._phase("main", move, players, run.training, stream, [], lambda copy, reason: copy.finish(reason))
+        self._phase("main", move, players, run.training, streams, warm, [], lambda copy, reason: copy.finish(reason))
 
     def _alone(self, settings: Training, everyone: list[Copy], vanilla: Sequence[Callable[[], nn.Module]]) -> None:
         """The adversaries train alone against the trained vanilla models (paper, section 4.5)."""
@@ -158,8 +160,8 @@ class _Session:
             copy.first_alone = False
 
         bystanders = [model] if self.stacked else []
-        stream = Stream(self._seeds(), "attack")
-        self._phase("adversary", move, [learner], settings, stream, bystanders, finish)
+        streams = Streams.of(self._seeds())
+        self._phase("adversary", move, [learner], settings, streams, None, bystanders, finish)
 
     def _phase(
         self,
@@ -167,19 +169,20 @@ class _Session:
         move: Move,
         players: list[Player],
         settings: Training,
-        stream: Stream,
+        streams: Streams,
+        warm: WarmStart | None,
         bystanders: Sequence[nn.Module],
         finish: Callable[[Copy, str], None],
     ) -> None:
         """One training of the runs, from their newest checkpoint if they have one; `finish` is told who has ended."""
-        seeds, progress = self._seeds(), self._restored(phase, players)
+        seeds, progress = self._seeds(), self._restored(phase, players, warm)
         for copy in self.copies:
             copy.epochs = progress.epoch if progress else 0
             memory.forget_after(copy.paths.folder, copy.epochs if phase == "main" else 0)
 
         def on_step(progress: Progress) -> None:
             if signal_number := self.interrupted():
-                self._save(phase, players, settings, progress)
+                self._save(phase, players, warm, settings, progress)
                 where = self.copies[0].paths.folder
                 others = len(self.copies) - 1
                 more = f" and {others} other{'s' * (others > 1)}" if others else ""
@@ -212,7 +215,7 @@ class _Session:
             standings: Sequence[Standing | Progress] = progress.copies or [progress]
             narrows = any(_ended(one) for one in standings)  # what follows is then of another stack
             if narrows or time.monotonic() - self.last_save >= settings.checkpoint_seconds:
-                self._save(phase, players, settings, progress)
+                self._save(phase, players, warm, settings, progress)
             part(progress)
 
         if progress is not None:
@@ -227,9 +230,11 @@ class _Session:
                 settings,
                 seed=_offset(seeds, 0 if phase == "main" else ALONE),
                 progress=progress,
-                streams=[stream],
+                streams=list(streams),
+                warm=[warm] if warm else [],
                 bystanders=bystanders,
-                capture=self.stacked,  # a single network asks after every step whether it is finite
+                # a single network asks after every step whether it is finite; a recurrent adversary sits some steps out
+                capture=self.stacked and self.run.recurrent is None,
                 on_step=on_step,
                 on_epoch=on_epoch,
                 after_epoch=after_epoch,
@@ -247,6 +252,8 @@ class _Session:
             return networks[0].to(self.device)
         if isinstance(networks[0], Adversary):
             return stack_adversaries(networks).to(self.device)  # type: ignore[arg-type]
+        if isinstance(networks[0], RecurrentAdversary):
+            return stack_recurrent(networks).to(self.device)  # type: ignore[arg-type]
         return stack(networks).to(self.device)
 
     def _player(self, name: str, networks: Sequence[nn.Module], optimizer: Any, *, maximize: bool) -> Player:
@@ -265,7 +272,7 @@ class _Session:
         """Steps of an epoch."""
         return max(1, len(self.data) // min(settings.batch_size, len(self.data)))
 
-    def _restored(self, phase: Phase, players: Sequence[Player]) -> Progress | None:
+    def _restored(self, phase: Phase, players: Sequence[Player], warm: WarmStart | None) -> Progress | None:
         """The players as their checkpoints of this phase have them, the logs cut to their length; None without any."""
         saved = [copy.saved for copy in self.copies if copy.saved and copy.saved[2].get("phase") == phase]
         if len(saved) < len(self.copies):
@@ -273,7 +280,7 @@ class _Session:
                 copy.cut_log(copy.log_bytes, copy.paths.trained_alone.name)
             return None
         read = [(tensors, header) for _, tensors, header in saved]
-        progress = restore_copies(read, players) if self.stacked else restore_checkpoint(*read[0], players)
+        progress = restore_copies(read, players, warm) if self.stacked else restore_checkpoint(*read[0], players, warm)
         for copy, (path, _, header) in zip(self.copies, saved, strict=True):
             copy.seconds = float(header["seconds"])
             copy.cut_log(int(header["log_bytes"]), path.name)
@@ -305,7 +312,9 @@ class _Session:
                 )
             memory.append_watch(folder, record)
 
-    def _save(self, phase: Phase, players: list[Player], settings: Training, progress: Progress) -> None:
+    def _save(
+        self, phase: Phase, players: list[Player], warm: WarmStart | None, settings: Training, progress: Progress
+    ) -> None:
         """A checkpoint of every copy that is sound, each in its own folder."""
         diverged = torch.stack([player.diverged for player in players]).any(0).reshape(-1).tolist()
         for s, copy in enumerate(self.copies):
@@ -325,7 +334,7 @@ class _Session:
             step = copy.offset + progress.epoch * self._steps(settings) + progress.step
             try:
                 save_checkpoint(
-                    copy.paths.checkpoint(step), players, progress, header, copy=s if self.stacked else None
+                    copy.paths.checkpoint(step), players, progress, header, copy=s if self.stacked else None, warm=warm
                 )
             except Diverged:
                 if not self.stacked:

@@ -2,15 +2,21 @@
 
 from sparring.adversaries.adversary import SEEN, Adversary, Seen, n_features, stack_adversaries
 from sparring.adversaries.bounds import BOUNDS, Bound, scaled_bound, tanh_bound
+from sparring.adversaries.recurrent import RecurrentAdversary, stack_recurrent
+
+AnyAdversary = Adversary | RecurrentAdversary
 
 __all__ = [
     "BOUNDS",
     "SEEN",
     "Adversary",
+    "AnyAdversary",
     "Bound",
+    "RecurrentAdversary",
     "Seen",
     "n_features",
     "scaled_bound",
     "stack_adversaries",
+    "stack_recurrent",
     "tanh_bound",
 ]

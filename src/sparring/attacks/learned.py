@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from sparring import modes
-from sparring.adversaries import Adversary
-from sparring.losses import margin
+from sparring.adversaries import Adversary, AnyAdversary, RecurrentAdversary
+from sparring.losses import log_odds, margin
 from sparring.threat import ThreatModel
 
 Clip = Literal["plain", "straight_through", "none"]
@@ -30,26 +30,57 @@ class LearnedAttack:
     `mode` "training" leaves A's batch norm in training mode (its statistics are put back): part of the *paper* protocol.
     """
 
-    adversary: Adversary
+    adversary: AnyAdversary
     threat: ThreatModel
     mode: Literal["evaluation", "training"] = "evaluation"
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        training, adversary = self.mode == "training", self.adversary
-        with modes.training(adversary, keep_statistics=True) if training else modes.evaluation(adversary):
-            shown = shown_to(adversary, model, x, y)
-            return self.threat.project(perturb(adversary, self.threat, x, **shown), x)
+        return self.threat.project(x + self.threat.radius(x) * self.direction(model, x, y), x)
 
     def direction(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """The adversary's answer d in [-1, 1]; x + eps * d, clipped, is the perturbed input at every eps."""
+        """The adversary's answer d in [-1, 1]; x + eps * d, clipped, is the perturbed input.
+
+        At every eps, unless the adversary is recurrent: then d is for the threat's own.
+        """
         training, adversary = self.mode == "training", self.adversary
+        if isinstance(adversary, RecurrentAdversary):
+            d = torch.zeros_like(x)
+            for _ in range(adversary.rounds):
+                d = pursue(adversary, model, self.threat, x, y, d)
+            return d
         with modes.training(adversary, keep_statistics=True) if training else modes.evaluation(adversary):
             return answer(adversary, x, **shown_to(adversary, model, x, y))
 
     def __repr__(self) -> str:
         adversary = self.adversary
+        if isinstance(adversary, RecurrentAdversary):
+            return f"LearnedAttack({adversary!r}, threat={self.threat})"
         sees = "" if adversary.sees == ("x",) else f", sees={adversary.sees!r}"
         return f"LearnedAttack(bound={adversary.bound!r}{sees}, threat={self.threat}, mode={self.mode!r})"
+
+
+def pursue(
+    adversary: RecurrentAdversary, model: nn.Module, threat: ThreatModel, x: Tensor, y: Tensor, start: Tensor
+) -> Tensor:
+    """The perturbation over the radius, (..., *shape) in [-1, 1], after the adversary's queries to the model from `start`.
+
+    Differentiable in the adversary's parameters; the model is asked in evaluation mode and not differentiated through.
+    """
+
+    def ask(u: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            point = threat.moved(x, u).requires_grad_()
+            odds = log_odds(model(point), y)
+            if not odds.requires_grad:
+                return torch.zeros_like(x), odds
+            (gradient,) = torch.autograd.grad(odds.sum(), point, allow_unused=True, materialize_grads=True)
+        return gradient, odds.detach()
+
+    x = x.detach()
+    radius = torch.as_tensor(threat.eps, dtype=x.dtype, device=x.device).expand(y.shape)
+    with modes.frozen(model):
+        moved: Tensor = adversary(ask, x, radius, start)
+    return moved
 
 
 def perturb(

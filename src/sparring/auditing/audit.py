@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sparring import modes
-from sparring.adversaries import Adversary
+from sparring.adversaries import AnyAdversary
 from sparring.attacks import LearnedAttack
 from sparring.auditing import checks_game as game
 from sparring.auditing import checks_gradients as gradients
@@ -50,7 +50,7 @@ def audit(
     *,
     level: str | Level = "quick",
     train: Any = None,
-    adversary: Adversary | LearnedAttack | None = None,
+    adversary: AnyAdversary | LearnedAttack | None = None,
     twin: nn.Module | None = None,
     store: str | Path | None = None,
     strict: bool = False,

@@ -121,7 +121,7 @@ class Opponents(Ground):
         given = self.subject.adversary
         if given is None:
             return None
-        network: Adversary = given.adversary if isinstance(given, LearnedAttack) else given
+        network = given.adversary if isinstance(given, LearnedAttack) else given
         return self.run("its own adversary", "in-game", LearnedAttack(network, self.threat()))
 
     @cached_property

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from sparring.adversaries import Adversary
+from sparring.adversaries import Adversary, AnyAdversary
 from sparring.attacks import Attack, LearnedAttack
 from sparring.data import Data
 from sparring.threat import ThreatModel
@@ -70,7 +70,7 @@ class Subject:
     eps: tuple[float, ...]
     name: str = "model"
     train: Data | None = None
-    adversary: Adversary | LearnedAttack | None = None  # the co-trained one
+    adversary: AnyAdversary | LearnedAttack | None = None  # the co-trained one
     twin: nn.Module | None = None  # same architecture and budget, clean training
     sources: Mapping[str, nn.Module] = field(default_factory=dict)  # of transfer
     learned: Mapping[str, LearnedAttack] = field(default_factory=dict)  # other adversaries that see x only

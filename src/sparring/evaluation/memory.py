@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sparring.adversaries import Adversary
+from sparring.adversaries import AnyAdversary
 from sparring.attacks import PGD, fgsm
 from sparring.data import Data
 from sparring.errors import CorruptCheckpoint, InputError
@@ -68,7 +68,7 @@ class Snapshot:
 
     epoch: int
     defender: nn.Module
-    adversary: Adversary | None
+    adversary: AnyAdversary | None
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class WatchRecord:
 
 
 def payoffs(
-    adversaries: Sequence[tuple[int, Adversary]],
+    adversaries: Sequence[tuple[int, AnyAdversary]],
     defenders: Sequence[tuple[int, nn.Module]],
     data: Data,
     eps: float,
@@ -136,7 +136,7 @@ def save_snapshot(run: Path, snapshot: Snapshot, data: Data) -> None:
 
 
 def load_history(
-    run: Path, new: Callable[[tuple[int, ...], int], tuple[nn.Module, Adversary | None]]
+    run: Path, new: Callable[[tuple[int, ...], int], tuple[nn.Module, AnyAdversary | None]]
 ) -> list[Snapshot]:
     """The snapshots in a run's folder, by epoch, none if it kept none.
 

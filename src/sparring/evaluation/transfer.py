@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring import modes
-from sparring.adversaries import Adversary
+from sparring.adversaries import AnyAdversary
 from sparring.attacks import Attack, LearnedAttack, Noise
 from sparring.data import Data
 from sparring.randomness import Stream
@@ -17,7 +17,7 @@ from sparring.threat import ThreatModel
 
 @torch.no_grad()
 def transfer(
-    adversaries: Mapping[str, Adversary],
+    adversaries: Mapping[str, AnyAdversary],
     defenders: Mapping[str, nn.Module],
     data: Data,
     eps: float,

@@ -23,6 +23,7 @@ from sparring import faults
 from sparring.errors import CorruptCheckpoint, Diverged, InputError
 from sparring.game.player import Player
 from sparring.game.train import Progress, together
+from sparring.game.warm import NAME, WarmStart
 
 FORMAT = "1"
 LARGEST = 4 * 2**30  # bytes; a larger file is no checkpoint of ours
@@ -34,14 +35,21 @@ _MAY_BE_INFINITE = re.compile(r"[^.]+\.rule\.previous")  # a rate rule's first p
 
 
 def save_checkpoint(
-    path: Path, players: Sequence[Player], progress: Progress, header: dict[str, Any], *, copy: int | None = None
+    path: Path,
+    players: Sequence[Player],
+    progress: Progress,
+    header: dict[str, Any],
+    *,
+    copy: int | None = None,
+    warm: WarmStart | None = None,
 ) -> None:
-    """Write both players and the position, of a stack those of one copy; afterwards the file is whole or not there.
+    """Write players, warm start and position, of a stack those of one copy; afterwards the file is whole or not there.
 
     A copy's file is what it would have written alone. Raises Diverged, with no file written, where a tensor is not finite.
     """
     progress = progress if copy is None else progress.of(copy)
-    tensors = {f"{player.name}.{name}": tensor for player in players for name, tensor in _state(player, copy).items()}
+    states = _states(players, warm, copy)
+    tensors = {f"{owner}.{name}": tensor for owner, state in states.items() for name, tensor in state.items()}
     tensors |= {f"sums.{name}": tensor for name, tensor in progress.sums.items()}
     position = {name: getattr(progress, name) for name in _POSITION}
     position |= {"best": float(progress.best).hex(), "seconds": float(progress.seconds)}  # JSON has no infinity
@@ -49,12 +57,16 @@ def save_checkpoint(
     write_verified(path, tensors, header | {"format": FORMAT, "position": position})
 
 
-def restore_checkpoint(tensors: dict[str, Tensor], header: dict[str, Any], players: Sequence[Player]) -> Progress:
-    """Put a read checkpoint's state into the players, into all of them or, where it raises, into none.
+def restore_checkpoint(
+    tensors: dict[str, Tensor], header: dict[str, Any], players: Sequence[Player], warm: WarmStart | None = None
+) -> Progress:
+    """Put a read checkpoint's state into the players and the warm start, into all of them or, where it raises, into none.
 
     Raises InputError where the state is not theirs, CorruptCheckpoint where the position makes no sense.
     """
-    parts, position = _read(tensors, header, players, None)
+    parts, position = _read(tensors, header, _states(players, warm, None))
+    if warm is not None:
+        warm.load(parts[NAME])
     for player in players:
         player.load(parts[player.name])
         player.grad_norm = parts[player.name]["grad_norm"].to(player.optimizer.lr.device)
@@ -62,12 +74,16 @@ def restore_checkpoint(tensors: dict[str, Tensor], header: dict[str, Any], playe
     return Progress(**position | {"sums": {name: parts["sums"][name].to(device) for name in position["sums"]}})
 
 
-def restore_copies(saved: Sequence[tuple[dict[str, Tensor], dict[str, Any]]], players: Sequence[Player]) -> Progress:
+def restore_copies(
+    saved: Sequence[tuple[dict[str, Tensor], dict[str, Any]]], players: Sequence[Player], warm: WarmStart | None = None
+) -> Progress:
     """Put the checkpoints of copies that stand at the same step, each with its header, into the players of a stack.
 
     Raises as `restore_checkpoint` does, and then changes nothing.
     """
-    read = [_read(tensors, header, players, copy) for copy, (tensors, header) in enumerate(saved)]
+    read = [_read(tensors, header, _states(players, warm, copy)) for copy, (tensors, header) in enumerate(saved)]
+    if warm is not None:
+        warm.load({"table": torch.stack([parts[NAME]["table"] for parts, _ in read])})
     for player in players:
         parts = [one[0][player.name] for one in read]
         whole = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
@@ -297,21 +313,29 @@ def _finite(name: str, tensor: Tensor) -> bool:
 
 
 def _read(
-    tensors: dict[str, Tensor], header: dict[str, Any], players: Sequence[Player], copy: int | None
+    tensors: dict[str, Tensor], header: dict[str, Any], expected: dict[str, dict[str, Tensor]]
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """A read checkpoint's tensors by owner, and its position; both checked."""
     if header.get("format") != FORMAT:
         raise InputError(
             f"the checkpoint has format {header.get('format')!r}, this sparring reads {FORMAT!r}; use the release that wrote it"
         )
-    owners = [*(player.name for player in players), "sums"]
+    owners = [*expected, "sums"]
     parts = {owner: _part(tensors, owner) for owner in owners}
     if strangers := sorted(name for name in tensors if not name.startswith(tuple(f"{owner}." for owner in owners))):
         raise InputError(f"the checkpoint has {strangers[0]!r}, which is no part of this training ({owners})")
     position = _position(header, list(parts["sums"]))
-    for player in players:
-        check_same(_state(player, copy), parts[player.name], f"the checkpoint's {player.name}")
+    for owner, state in expected.items():
+        check_same(state, parts[owner], f"the checkpoint's {owner}")
     return parts, position
+
+
+def _states(players: Sequence[Player], warm: WarmStart | None, copy: int | None) -> dict[str, dict[str, Tensor]]:
+    """What a checkpoint holds, by owner."""
+    states = {player.name: _state(player, copy) for player in players}
+    if warm is not None:
+        states[NAME] = {name: tensor if copy is None else tensor[copy] for name, tensor in warm.state().items()}
+    return states
 
 
 def _state(player: Player, copy: int | None) -> dict[str, Tensor]:

@@ -99,6 +99,7 @@ class Game:
 
     def _adversary(self, data: Data) -> Adversary:
         if self._attack is not None:
+            assert isinstance(self._attack.adversary, Adversary)
             return self._attack.adversary
         if isinstance(self._network, Adversary):
             return self._network

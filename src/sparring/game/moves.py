@@ -6,6 +6,7 @@ and, on the training batch as it was met, the accuracies. Clean and perturbed ex
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from sparring.attacks import Attack
 from sparring.attacks.learned import Clip, perturb, shown_to
 from sparring.game.dynamics import Dynamic, Turn
 from sparring.game.player import Player
+from sparring.game.radii import Radii
 from sparring.losses import Loss, cross_entropy, objective
 from sparring.precision import Precision, multiplying_in
 from sparring.threat import ThreatModel
@@ -32,15 +34,18 @@ def against(
     clean_share: float = 0.5,
     mix: Literal["split", "both"] = "split",
     loss: Loss = cross_entropy,
+    radii: Radii | None = None,
 ) -> Move:
     """The defender steps; its opponent is a fixed attack on its current parameters (paper, equation 5).
 
-    With `clean_share` 1 the attack is never called (vanilla); with 0 every example is perturbed (the noise model).
+    With `clean_share` 1 the attack is never called (vanilla); with 0 every example is perturbed (the noise model). `radii` draw
+    each example's radius; the attack then needs a field `threat`.
     """
 
     def move(x: Tensor, y: Tensor) -> Metrics:
         batch = Batch(x, y, clean_share, mix)
-        x_adv = attack(defender.network, batch.x_game, batch.y_game).detach() if batch.n_game else batch.x_game
+        aimed = attack if radii is None else _aimed(attack, radii, batch.y_game)
+        x_adv = aimed(defender.network, batch.x_game, batch.y_game).detach() if batch.n_game else batch.x_game
         with modes.training(defender.network):
             logits = defender.network(batch.joined(x_adv))
         losses = loss(logits, batch.y)
@@ -89,7 +94,7 @@ def duel(
                 logits = defender.network(batch.joined(x_adv))
             losses = loss(logits, batch.y)
             seen.update(batch.metrics(logits, losses))
-            seen["clipped"] = _at_the_edge(x_adv, threat)
+            seen["clipped"] = at_the_edge(x_adv, threat)
             return objective(losses)
 
         dynamic(Turn(adversary, adversarys), Turn(defender, defenders))
@@ -119,7 +124,7 @@ def best_response(
         return {
             "adversary_loss": mean,
             "perturbed_accuracy": _accuracy(logits.detach(), y),
-            "clipped": _at_the_edge(x_adv.detach(), threat),
+            "clipped": at_the_edge(x_adv.detach(), threat),
         }
 
     return move
@@ -170,6 +175,12 @@ class Batch:
         return metrics
 
 
+def _aimed(attack: Attack, radii: Radii, y: Tensor) -> Attack:
+    """The attack at radii drawn for these examples."""
+    at_these: Attack = replace(attack, threat=radii.aim(attack.threat, y))  # type: ignore[type-var, attr-defined]
+    return at_these
+
+
 def check_maximizes(adversary: Player) -> None:
     """Raises ValueError for an adversary that would help the defender."""
     if not adversary.maximizes:
@@ -190,6 +201,6 @@ def _accuracy(logits: Tensor, y: Tensor) -> Tensor:
     return _right(logits, y).mean(-1)
 
 
-def _at_the_edge(x_adv: Tensor, threat: ThreatModel) -> Tensor:
+def at_the_edge(x_adv: Tensor, threat: ThreatModel) -> Tensor:
     """The share of perturbed pixels at an end of the pixel range, in each copy: nearly all were clipped there."""
     return threat.flat((x_adv <= threat.low) | (x_adv >= threat.high)).float().mean((-2, -1))

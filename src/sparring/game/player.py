@@ -1,5 +1,6 @@
 """A player: a network, how it steps, and what becomes of its learning rate."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -92,7 +93,7 @@ class Player:
 class RateRule:
     """What becomes of the learning rate after an epoch. `previous` is the last epoch's loss, of the rate's shape."""
 
-    def __init__(self, kind: Literal["rise", "every", "constant"], every: int, like: Tensor) -> None:
+    def __init__(self, kind: Literal["rise", "every", "cosine", "constant"], every: int, like: Tensor) -> None:
         self.kind = kind
         self.every = every
         self.previous = torch.full_like(like, torch.inf)
@@ -104,6 +105,13 @@ class RateRule:
             self.previous.copy_(loss)
         elif self.kind == "every" and epochs % self.every == 0:
             lr.div_(2)
+        elif self.kind == "cosine":
+            lr.mul_(_cosine(epochs, self.every) / _cosine(epochs - 1, self.every) if epochs < self.every else 0.0)
+
+
+def _cosine(epochs: int, all_epochs: int) -> float:
+    """Half a cosine, from 1 to 0."""
+    return (1 + math.cos(math.pi * epochs / all_epochs)) / 2
 
 
 def player(
@@ -115,7 +123,7 @@ def player(
     lr: float = 1.0,
     momentum: float = 0.9,
     weight_decay: float = 4e-4,
-    rate: Literal["rise", "every", "constant"] = "rise",
+    rate: Literal["rise", "every", "cosine", "constant"] = "rise",
     every: int = 10,
     n_copies: int | None = None,
 ) -> Player:

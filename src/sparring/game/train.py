@@ -18,6 +18,7 @@ from sparring.errors import Diverged
 from sparring.game.captured import Captured
 from sparring.game.moves import Metrics, Move
 from sparring.game.player import Player
+from sparring.game.warm import WarmStart
 from sparring.models import keep_copies
 from sparring.randomness import Stream, generator
 
@@ -88,6 +89,7 @@ def train(
     seed: int | Sequence[int],
     progress: Progress | None = None,
     streams: Sequence[Stream] = (),
+    warm: Sequence[WarmStart] = (),
     bystanders: Sequence[nn.Module] = (),
     capture: bool = False,
     on_step: Callable[[Progress], None] = lambda progress: None,
@@ -98,14 +100,15 @@ def train(
 
     With a sequence of seeds the players are stacks, and each copy has its own order of the data, its own rate and its own
     stopping rule. A copy that has stopped or diverged is marked in `progress.copies`, reported by `after_epoch`, and dropped
-    from players, streams and `bystanders` (stacks that the move reads only) before the next epoch; the others go on.
+    from players, streams, `warm` starts and `bystanders` (stacks that the move reads only) before the next epoch; the others
+    go on.
 
     `on_step` may end the training at once: by a reason in `progress.stopped`. `on_epoch` is called for every copy.
     `capture` records the step as a CUDA graph, where the players are on such a device: the move must not wait for it.
 
-    Each epoch's order derives from the seed and the epoch, and `streams` are moved to each (epoch, step), so a
-    training that goes on from a saved `progress` takes the same course. A single network raises Diverged, before the
-    step, where a loss or gradient is not finite.
+    Each epoch's order derives from the seed and the epoch, `streams` are moved to each (epoch, step) and `warm` starts opened at
+    each minibatch's examples, so a training that goes on from a saved `progress` takes the same course. A single network
+    raises Diverged, before the step, where a loss or gradient is not finite.
     """
     seeds = [seed] if isinstance(seed, int) else list(seed)
     stacked = not isinstance(seed, int)
@@ -113,6 +116,8 @@ def train(
     device = data.images.device
 
     def play(index: Tensor) -> Metrics:
+        for table in warm:
+            table.seek(index)
         return move(*minibatch(data, index))
 
     def new_step() -> Callable[[Tensor], Metrics]:
@@ -124,7 +129,7 @@ def train(
             going = [s for s, copy in enumerate(progress.copies) if not copy.ended]
             if going and len(going) < len(seeds):
                 seeds, step_of = [seeds[s] for s in going], new_step()
-                _drop(going, progress, players, streams, bystanders)
+                _drop(going, progress, players, streams, warm, bystanders)
             started = time.perf_counter() - progress.seconds * len(seeds)
             orders = [
                 batch_indices(len(data), settings.batch_size, generator(one, "order", progress.epoch)) for one in seeds
@@ -220,6 +225,7 @@ def _drop(
     progress: Progress,
     players: Sequence[Player],
     streams: Sequence[Stream],
+    warm: Sequence[WarmStart],
     bystanders: Sequence[nn.Module],
 ) -> None:
     """Narrow a stack to the copies that go on."""
@@ -230,6 +236,8 @@ def _drop(
         keep_copies(network, index)
     for stream in streams:
         stream.keep(going)
+    for table in warm:
+        table.keep(index)
     progress.copies = [progress.copies[s] for s in going]
 
 

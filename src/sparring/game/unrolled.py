@@ -1,0 +1,69 @@
+"""The move of the recurrent game: the adversary asks for gradients, query after query, and both players learn from its end."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sparring import modes
+from sparring.adversaries import RecurrentAdversary
+from sparring.attacks.learned import pursue
+from sparring.game.moves import Batch, Metrics, Move, at_the_edge, check_maximizes
+from sparring.game.player import Player
+from sparring.game.radii import Radii
+from sparring.game.warm import WarmStart
+from sparring.losses import Loss, cross_entropy, log_odds, objective
+from sparring.randomness import Stream
+from sparring.threat import ThreatModel
+
+
+def pursuit(
+    defender: Player,
+    adversary: Player,
+    threat: ThreatModel,
+    radii: Radii,
+    stream: Stream,
+    *,
+    warm: WarmStart | None = None,
+    every: int = 8,
+    clean_share: float = 0.5,
+    mix: Literal["split", "both"] = "split",
+    loss: Loss = cross_entropy,
+    adversary_loss: Loss = log_odds,
+) -> Move:
+    """Both players step on the same perturbed examples; the adversary on one minibatch in `every` (0: never).
+
+    The perturbation starts where `warm` has it, or at a uniform point that `stream` draws, and costs as many passes through the
+    defender, forwards and backwards, as the adversary has queries. On its turn the adversary asks once more, for the loss at the
+    end, and learns through its own queries, not through the defender's gradients. The defender then trains on what the adversary
+    found before it learned. Raises ValueError for an adversary whose optimizer does not maximise.
+    """
+    check_maximizes(adversary)
+    network = adversary.network
+    assert isinstance(network, RecurrentAdversary)
+
+    def move(x: Tensor, y: Tensor) -> Metrics:
+        batch = Batch(x, y, clean_share, mix)
+        aimed = radii.aim(threat, batch.y_game)
+        start = warm.read(batch.n_game) if warm else stream.uniform(batch.x_game)
+        learns = every > 0 and stream.position[-1] % every == 0
+        with torch.set_grad_enabled(learns):
+            u = pursue(network, defender.network, aimed, batch.x_game, batch.y_game, start)
+        if learns:
+            with modes.frozen(defender.network):
+                adversary.step(objective(adversary_loss(defender.network(aimed.moved(batch.x_game, u)), batch.y_game)))
+        u = u.detach()
+        if warm:
+            warm.write(u)
+        x_adv = aimed.moved(batch.x_game, u)
+        with modes.training(defender.network):
+            logits = defender.network(batch.joined(x_adv))
+        losses = loss(logits, batch.y)
+        defender.step(objective(losses))
+        game = logits.detach().narrow(batch.dim, batch.n_clean, batch.n_game)
+        found = adversary_loss(game, batch.y_game).mean(
+            -1
+        )  # at what the defender was shown, with its batch's statistics
+        return {"adversary_loss": found, **batch.metrics(logits, losses), "clipped": at_the_edge(x_adv, threat)}
+
+    return move
