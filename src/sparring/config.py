@@ -114,7 +114,7 @@ class Recurrent:
     """units of the cell's hidden layer; 0: the cell is linear"""
     step: float = 0.5
     """in radii, how far a query goes before anything is learned"""
-    every: int = 8
+    every: int = 16
     """the adversary learns on one minibatch in so many; 0: it never does"""
     warm: bool = True
     """it starts where it left the training example last time, not at a random point"""

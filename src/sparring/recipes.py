@@ -58,7 +58,7 @@ def pgd() -> Run:
     return Run("pgd", opponent=Opponent("pgd", steps=7))
 
 
-ANNEALED = Optimizer(lr=0.1, rate="cosine", every=30)
+ANNEALED = Optimizer(lr=0.3, rate="cosine", every=30)
 BOTH = Training(mix="both", max_epochs=30, patience=31, min_lr=0.0)  # every example clean and perturbed
 
 
@@ -95,6 +95,16 @@ def gan_recurrent_tenth() -> Run:
     return replace(gan_recurrent(), recipe="gan_recurrent_tenth", eps=0.1, eps_low=None)
 
 
+def warm_alone() -> Run:
+    """Of gan_recurrent the warm start alone: nothing learned, the radius 0.1 for every example."""
+    return replace(gan_recurrent_tenth(), recipe="warm_alone", recurrent=Recurrent(every=0))
+
+
+def learning_alone() -> Run:
+    """Of gan_recurrent the learning alone: random starts, the radius 0.1 for every example."""
+    return replace(gan_recurrent_tenth(), recipe="learning_alone", recurrent=Recurrent(warm=False))
+
+
 def pgd_drawn() -> Run:
     """PGD-7 with the same radii, batches, rates and epochs as gan_recurrent: its yardstick."""
     return replace(gan_recurrent(), recipe="pgd_drawn", opponent=Opponent("pgd", steps=7), recurrent=None)
@@ -103,6 +113,11 @@ def pgd_drawn() -> Run:
 def pgd2_drawn() -> Run:
     """PGD-2 like pgd_drawn: as many gradients a minibatch as gan_recurrent."""
     return replace(pgd_drawn(), recipe="pgd2_drawn", opponent=Opponent("pgd", steps=2))
+
+
+def pgd2_tenth() -> Run:
+    """PGD-2 like pgd2_drawn, but at the paper's radius of 0.1 for every example: none of what gan_recurrent adds."""
+    return replace(pgd2_drawn(), recipe="pgd2_tenth", eps=0.1, eps_low=None)
 
 
 def fgsm_drawn() -> Run:
@@ -135,8 +150,11 @@ BEYOND: dict[str, Callable[[], Run]] = {
     "gan_recurrent_fixed": gan_recurrent_fixed,
     "gan_recurrent_once": gan_recurrent_once,
     "gan_recurrent_tenth": gan_recurrent_tenth,
-    "pgd_drawn": pgd_drawn,
+    "warm_alone": warm_alone,
+    "learning_alone": learning_alone,
     "pgd2_drawn": pgd2_drawn,
+    "pgd2_tenth": pgd2_tenth,
+    "pgd_drawn": pgd_drawn,
     "fgsm_drawn": fgsm_drawn,
     "pgd_tenth": pgd_tenth,
     "fgsm_tenth": fgsm_tenth,

@@ -16,7 +16,7 @@ Asked = Callable[
     [Tensor], tuple[Tensor, Tensor]
 ]  # u (..., *shape) -> the gradient of the log odds there, and these (...)
 
-FEATURES = ("gradient", "its mean so far", "perturbation", "gradient x perturbation", "pixel", "log odds", "radius")
+FEATURES = ("gradient", "its mean so far", "gradient x perturbation", "pixel", "radius", "log odds")
 MEMORY = 0.75  # share of the earlier gradients in their mean
 LARGEST_GRADIENT, ODDS_UNIT = 4.0, 8.0
 
@@ -25,9 +25,10 @@ class RecurrentAdversary(nn.Module):
     """K queries from a starting point: at each, u moves by that query's learned step size times the cell's answer in [-1, 1].
 
     The cell sees, at each pixel, FEATURES: the gradient of the log odds that the defender is wrong, over the example's mean
-    magnitude and within [-4, 4]; its running mean; u; the product of gradient and u; the pixel; and for the whole example
-    tanh(log odds / 8) and the radius. It is linear with `hidden` 0, else has tanh units beside the linear part. Untrained, it
-    follows the gradient's sign, softly, by `step` radii a query. In a stack every parameter has the leading axis S.
+    magnitude and within [-4, 4]; its running mean; the product of gradient and u; the pixel; and for the whole example the
+    radius and tanh(log odds / 8). It is linear with `hidden` 0, else has tanh units beside that; its answer is clipped.
+    Untrained, it follows the gradient's sign where that is above half the mean, by `step` radii a query. In a stack every
+    parameter has the leading axis S.
 
     As an attack it starts at the example and repeats its K queries `rounds` times over, each time from where it ended: what
     that many epochs of a game with warm starts are to a training example.
@@ -51,7 +52,7 @@ class RecurrentAdversary(nn.Module):
             raise ValueError(f"queries must be >= 1, hidden >= 0, step > 0 and rounds >= 1; got {got}")
         self.shape, self.queries, self.hidden, self.rounds = tuple(shape), queries, hidden, rounds
         weight = torch.zeros(len(FEATURES))
-        weight[0] = 2.0  # of the gradient: tanh is then near its sign where it is above the mean
+        weight[0] = 2.0  # of the gradient: the answer is then its sign wherever it is above half the mean
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(torch.zeros(()))
         self.log_step = nn.Parameter(torch.full((queries,), step).log())
         if hidden:
@@ -62,31 +63,30 @@ class RecurrentAdversary(nn.Module):
 
     def forward(self, ask: Asked, x: Tensor, radius: Tensor, start: Tensor) -> Tensor:
         """u (..., *shape) after K queries, from `start`, for inputs x and radii (...); what is asked is not differentiated."""
-        u, mean = start, torch.zeros_like(start)
+        u, mean = start, None
         for k in range(self.queries):
             gradient, odds = ask(u.detach())
             gradient = scaled(gradient, len(self.shape))
-            mean = MEMORY * mean + (1 - MEMORY) * gradient
-            answer = self._cell(gradient, mean, u, x, odds, radius)
-            u = (u + self._own(self.log_step.exp()[..., k]) * torch.tanh(answer)).clamp(-1, 1)
+            mean = (1 - MEMORY) * gradient if mean is None else torch.lerp(mean, gradient, 1 - MEMORY)
+            answer = _within(self._cell(gradient, mean, u, x, odds, radius))
+            u = _within(torch.addcmul(u, self._own(self.log_step.exp()[..., k]), answer))
         return u
 
     def extra_repr(self) -> str:
         return f"queries={self.queries}, hidden={self.hidden}, rounds={self.rounds}"
 
     def _cell(self, gradient: Tensor, mean: Tensor, u: Tensor, x: Tensor, odds: Tensor, radius: Tensor) -> Tensor:
-        """The cell's answer before its bound, at every pixel."""
-        over = (..., *[None] * len(self.shape))
-        pixels = (gradient, mean, u, gradient * u.detach(), x - 0.5)
-        examples = (torch.tanh(odds / ODDS_UNIT), radius)
-        weights = [self._own(weight) for weight in self.weight.unbind(-1)]
-        of_example = weights[5].flatten(-len(self.shape))[..., 0] * examples[0]
-        of_example = of_example + weights[6].flatten(-len(self.shape))[..., 0] * examples[1]
-        answer = of_example[over] + self._own(self.bias)
-        for weight, feature in zip(weights, pixels, strict=False):
-            answer = torch.addcmul(answer, weight, feature)
+        """The cell's answer before its bound, at every pixel, in few passes over them."""
+        of_gradient, of_mean, of_product, of_pixel = (self._own(w) for w in self.weight[..., :4].unbind(-1))
+        per_example = self.bias.unsqueeze(-1) + self.weight[..., 4, None] * radius
+        per_example = per_example + self.weight[..., 5, None] * torch.tanh(odds / ODDS_UNIT)
+        answer = torch.addcmul(per_example[(..., *[None] * len(self.shape))], of_pixel, x)
+        answer = torch.addcmul(answer, of_mean, mean)
+        answer = torch.addcmul(answer, gradient, torch.addcmul(of_gradient, of_product, u.detach()))
         if self.hidden:
-            answer = answer + self._hidden([*pixels, *(e[over].expand_as(x) for e in examples)])
+            over = (..., *[None] * len(self.shape))
+            of_example = (radius[over].expand_as(x), torch.tanh(odds / ODDS_UNIT)[over].expand_as(x))
+            answer = answer + self._hidden((gradient, mean, gradient * u.detach(), x, *of_example))
         return answer
 
     def _hidden(self, features: Sequence[Tensor]) -> Tensor:
@@ -112,8 +112,18 @@ def stack_recurrent(adversaries: Sequence[RecurrentAdversary]) -> RecurrentAdver
 
 
 def scaled(gradient: Tensor, n_own_axes: int) -> Tensor:
-    """A gradient over each example's mean magnitude, within [-4, 4]; 0 where it vanishes or is not finite."""
-    gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
-    mean = gradient.abs().mean(tuple(range(-n_own_axes, 0)), keepdim=True)
-    largest = LARGEST_GRADIENT
-    return (gradient / mean.clamp(min=torch.finfo(mean.dtype).tiny)).clamp(-largest, largest)
+    """A gradient over each example's mean magnitude, within [-4, 4], in its own memory; 0 where it vanishes or is not finite."""
+    own = tuple(range(-n_own_axes, 0))
+    total = torch.linalg.vector_norm(gradient, 1, own, keepdim=True)
+    if gradient.is_cuda or not torch.isfinite(total).all():  # asking a GPU would wait for it
+        gradient.nan_to_num_(0.0, 0.0, 0.0)
+        total = torch.linalg.vector_norm(gradient, 1, own, keepdim=True)
+    n_pixels = gradient.numel() // max(1, total.numel())
+    return gradient.mul_(n_pixels / total.clamp(min=torch.finfo(total.dtype).tiny)).clamp_(
+        -LARGEST_GRADIENT, LARGEST_GRADIENT
+    )
+
+
+def _within(answer: Tensor) -> Tensor:
+    """Clipped to [-1, 1], in its own memory where nothing is learned from it."""
+    return answer.clamp(-1, 1) if answer.requires_grad else answer.clamp_(-1, 1)

@@ -25,7 +25,7 @@ def pursuit(
     stream: Stream,
     *,
     warm: WarmStart | None = None,
-    every: int = 8,
+    every: int = 16,
     clean_share: float = 0.5,
     mix: Literal["split", "both"] = "split",
     loss: Loss = cross_entropy,

@@ -40,12 +40,12 @@ class WarmStart:
     def read(self, n: int) -> Tensor:
         """Where the last n examples of the minibatch were left: (n, *shape) or (S, n, *shape), in [-1, 1]."""
         kept: Tensor = self.table[self._rows(n)].unflatten(-1, self.shape)
-        return kept.float() / LEVELS
+        return kept.float().mul_(1 / LEVELS)
 
     def write(self, u: Tensor) -> None:
         """Keep where the minibatch's last examples, as many as these, are left now."""
         flat = u.detach().flatten(-len(self.shape))
-        self.table[self._rows(flat.shape[-2])] = (flat * LEVELS).round().to(torch.int8)
+        self.table[self._rows(flat.shape[-2])] = (flat * LEVELS).round_().to(torch.int8)
 
     def keep(self, index: Tensor) -> None:
         """Narrow a stack's table to the copies at these indices."""

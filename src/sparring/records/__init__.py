@@ -11,6 +11,7 @@ from sparring.records.audited import (
     CheckStatus,
     HeadlineRecord,
     PayoffRecord,
+    WorstCaseRecord,
 )
 from sparring.records.files import append, atomically, line, plain, read, read_json, restore, write, write_json
 from sparring.records.gathered import (
@@ -62,6 +63,7 @@ __all__ = [
     "SweepRecord",
     "TransferRecord",
     "Verdict",
+    "WorstCaseRecord",
     "append",
     "atomically",
     "line",

@@ -88,6 +88,23 @@ class BestResponseRecord:
 
 
 @dataclass(frozen=True)
+class WorstCaseRecord:
+    """One run's examples that survive every attack of a suite, at one eps; clean at eps 0. An upper bound on robust accuracy."""
+
+    recipe: str
+    seed: int
+    eps: float
+    n: int
+    correct: int
+    accuracy: float
+    low: float  # Wilson
+    high: float
+    attacks: tuple[str, ...]  # in the order they ran; none at eps 0
+    epochs: int  # of the training
+    seconds: float  # of the training, in a stack its share
+
+
+@dataclass(frozen=True)
 class PayoffRecord:
     """One cell of a game's memory: the defender of one epoch under the adversary of another, batch norm in evaluation mode."""
 

@@ -148,7 +148,7 @@ class OutPaths:
 
     def records(self, name: str) -> Path:
         """results, epochs, calibration, transfer, exploitability, readings, sweeps, summary, comparisons, examples, audits,
-        robust, payoffs, responses, gaps."""
+        robust, worst, payoffs, responses, gaps."""
         return self.folder / f"{name}.jsonl"
 
     def run(self, recipe: str, seed: int) -> RunPaths:

@@ -1,0 +1,199 @@
+"""The regimes beyond the paper side by side: the worst case of every run over radii, on all test images, and paired tests.
+
+    sparring train gan_recurrent --data.name mnist --seeds 5 --out OUT       (and so for every regime of RECIPES)
+    python runs/beyond.py OUT results/beyond-mnist [--eps 0.05 0.1 ...] [--whole RECIPE ...] [--examples 2000] [--workers 2]
+
+Attacks, in order of cost: FGSM, the run's own adversary, Auto-PGD on cross-entropy (100 steps), on the margin for the three
+strongest wrong classes, on DLR for all nine; each on what still stands, each example with what smaller radii broke. The regimes
+of `--whole` are attacked on all test images, the others on `--examples` of them. What is done is kept beside each run; the same
+command goes on. Written are worst.jsonl (every run at every radius), comparisons.jsonl (the game against each yardstick, paired
+by seed and image: Student's t over seeds, corrected by Holm over all radii and yardsticks), epochs.jsonl and README.md.
+"""
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from sparring import recipes
+from sparring.attacks import APGD, Attack, LearnedAttack, fgsm
+from sparring.data.batches import stratified
+from sparring.evaluation.statistics import compare, holm, mean_interval, t_test_p
+from sparring.evaluation.worst_case import worst_case
+from sparring.experiment import Trained, load, load_data
+from sparring.records import ComparisonRecord, EpochRecord, OutPaths, RunPaths, WorstCaseRecord, read, write
+from sparring.reproduction.finished import each, finished
+from sparring.threat import ThreatModel
+
+GAME = "gan_recurrent"
+YARDSTICKS = ("pgd_drawn", "fgsm_drawn", "pgd_tenth", "fgsm_tenth")
+GRID = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
+ALPHA = 0.01
+
+
+def suite(threat: ThreatModel, trained: Trained) -> list[tuple[str, Attack]]:
+    """The attacks at one radius, in order of cost."""
+    own = [] if trained.adversary is None else [("its own adversary", LearnedAttack(trained.adversary, threat))]
+    return [
+        ("FGSM", fgsm(threat)),
+        *own,
+        ("APGD-CE", APGD(threat)),
+        ("APGD-margin, 3 targets", APGD(threat, "margin", targets=3)),
+        ("APGD-DLR, 9 targets", APGD(threat, "dlr", targets=9)),
+    ]
+
+
+def outcomes_of(folder: Path, n: int) -> Path:
+    """Where a run keeps which of n test images withstood what: (1 + E, n), clean first."""
+    return folder / f"worst-{n}.npz"
+
+
+def attack_run(folder: Path, options: argparse.Namespace) -> list[WorstCaseRecord]:
+    """One run's worst case; a call that was stopped goes on."""
+    trained = load(folder)
+    test = load_data(trained.run.data)[1]
+    if trained.run.recipe not in options.whole:
+        test = stratified(test, options.examples)
+    n = len(test)
+    found = worst_case(
+        trained.defender, test, options.eps, partial(suite, trained=trained), store=folder / f"worst-{n}"
+    )
+    right = found.broken_by[:1] != found.names.index("clean")
+    np.savez_compressed(outcomes_of(folder, n), right=np.concatenate((right.numpy(), found.robust.numpy())))
+    made = []
+    for eps in (0.0, *options.eps):
+        interval, accuracy = found.interval(eps), found.accuracy(eps)
+        made.append(
+            WorstCaseRecord(
+                recipe=trained.run.recipe,
+                seed=trained.run.seed,
+                eps=eps,
+                n=n,
+                correct=round(accuracy * n),
+                accuracy=accuracy,
+                low=interval.low,
+                high=interval.high,
+                attacks=tuple(dict.fromkeys(stage.attack for stage in found.stages if eps and stage.eps == eps)),
+                epochs=trained.record.epochs,
+                seconds=trained.record.seconds,
+            )
+        )
+    return made
+
+
+def compared(out: Path, rows: Sequence[WorstCaseRecord], grid: Sequence[float]) -> list[ComparisonRecord]:
+    """The game against every yardstick that was attacked on the same images, seed by seed."""
+    sizes = {row.recipe: row.n for row in rows}
+    found, names = [], [name for name in YARDSTICKS if sizes.get(name) == sizes.get(GAME)]
+    for name in names:
+        seeds = sorted({r.seed for r in rows if r.recipe == GAME} & {r.seed for r in rows if r.recipe == name})
+        game, theirs = (
+            np.stack([np.load(outcomes_of(out / "runs" / one / f"seed{seed}", sizes[one]))["right"] for seed in seeds])
+            for one in (GAME, name)
+        )
+        found += [(name, eps, compare(game[:, i], theirs[:, i], seed=0)) for i, eps in enumerate((0.0, *grid))]
+    adjusted = holm([t_test_p(c.seed_differences) for _, eps, c in found if eps])
+    p_values = iter(adjusted)
+    made = []
+    for name, eps, c in found:
+        p = next(p_values) if eps else t_test_p(c.seed_differences)  # clean accuracy is no claim of the family
+        made.append(
+            ComparisonRecord(
+                claim="beyond",
+                family="worst case",
+                better=GAME,
+                worse=name,
+                metric="accuracy",
+                eps=eps,
+                protocol="sound",
+                difference=c.difference,
+                low=c.interval.low,
+                high=c.interval.high,
+                per_seed=c.seed_differences,
+                p_value=p,
+                same_sign=c.same_sign,
+                holds=c.same_sign and c.interval.low > 0 and p < ALPHA,
+            )
+        )
+    return made
+
+
+def page(rows: Sequence[WorstCaseRecord], tests: Sequence[ComparisonRecord], grid: Sequence[float], call: str) -> str:
+    """The folder's README."""
+    seeds = sorted({row.seed for row in rows})
+    head = " | ".join(f"eps {eps:g}" for eps in grid)
+    text = [
+        "# Beyond the paper",
+        "",
+        f"Written by `{call}`. Images that survive every attack, in %: mean over {len(seeds)} seeds [95 % t interval]. Attacks: "
+        f"{', '.join(rows[-1].attacks)}. Images: n. Training: seconds of one core, a seed's share of a stack.",
+        "",
+        f"| training | clean | {head} | n | epochs | seconds |",
+        f"|---|---|{'---|' * (len(grid) + 3)}",
+    ]
+    for name in [name for name in recipes.BEYOND if any(row.recipe == name for row in rows)]:
+        own = [row for row in rows if row.recipe == name]
+        cells = [_cell([row.accuracy for row in own if row.eps == eps]) for eps in (0.0, *grid)]
+        seconds = statistics.fmean(row.seconds for row in own)
+        text.append(f"| {name} | {' | '.join(cells)} | {own[0].n:,} | {own[0].epochs} | {seconds:.0f} |")
+    text += ["", *(f"- `{name}`: {recipes.describe(name)}" for name in recipes.BEYOND), ""]
+    if tests:
+        text += [
+            f"`{GAME}` against the yardsticks on the same images: difference in points [95 % bootstrap interval over images and "
+            f"seeds]; p: Student's t over seeds, after Holm over the table but its clean column. Bold: p < {ALPHA:g}, ahead in "
+            "every seed.",
+            "",
+            f"| against | clean | {head} |",
+            f"|---|---|{'---|' * len(grid)}",
+        ]
+        for name in dict.fromkeys(test.worse for test in tests):
+            cells = []
+            for test in (test for test in tests if test.worse == name):
+                cell = (
+                    f"{100 * test.difference:+.1f} [{100 * test.low:.1f}, {100 * test.high:.1f}], p {test.p_value:.2g}"
+                )
+                cells.append(f"**{cell}**" if test.holds and test.eps else cell)
+            text.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(text) + "\n"
+
+
+def _cell(values: Sequence[float]) -> str:
+    mean, interval = mean_interval([100 * value for value in values])
+    return f"{mean:.1f}" + (f" [{max(0.0, interval.low):.1f}, {interval.high:.1f}]" if len(values) > 1 else "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--eps", type=float, nargs="+", default=GRID)
+    parser.add_argument("--whole", nargs="*", default=[GAME, "pgd_drawn"])
+    parser.add_argument("--examples", type=int, default=2000)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    runs = [run for run in finished(options.out) if run.parent.name in recipes.BEYOND]
+    rows: list[WorstCaseRecord] = []
+
+    def told(made: list[WorstCaseRecord]) -> None:
+        rows.extend(made)
+        shares = " ".join(f"{100 * row.accuracy:.1f}" for row in made)
+        print(f"{made[0].recipe} seed {made[0].seed}: {shares}  (n = {made[0].n})", flush=True)
+
+    each(partial(attack_run, options=options), runs, options.workers, told)
+    order = list(recipes.BEYOND)
+    rows.sort(key=lambda row: (order.index(row.recipe), row.seed, row.eps))
+    out = OutPaths(options.results)
+    options.results.mkdir(parents=True, exist_ok=True)
+    tests = compared(options.out, rows, options.eps)
+    write(out.records("worst"), rows)
+    write(out.records("comparisons"), tests)
+    write(out.records("epochs"), [r for run in runs for r in read(RunPaths(run).epochs, EpochRecord)])
+    call = "python runs/beyond.py OUT results/beyond-mnist"
+    (options.results / "README.md").write_text(page(rows, tests, options.eps, call), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
