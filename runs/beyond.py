@@ -32,6 +32,7 @@ GAME = "gan_recurrent"
 YARDSTICKS = ("pgd_drawn", "fgsm_drawn", "pgd_tenth", "fgsm_tenth")
 GRID = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 ALPHA = 0.01
+SHOWN = (*recipes.BEYOND, *recipes.ABLATION)
 
 
 def suite(threat: ThreatModel, trained: Trained) -> list[tuple[str, Attack]]:
@@ -134,12 +135,12 @@ def page(rows: Sequence[WorstCaseRecord], tests: Sequence[ComparisonRecord], gri
         f"| training | clean | {head} | n | epochs | seconds |",
         f"|---|---|{'---|' * (len(grid) + 3)}",
     ]
-    for name in [name for name in recipes.BEYOND if any(row.recipe == name for row in rows)]:
+    for name in [name for name in SHOWN if any(row.recipe == name for row in rows)]:
         own = [row for row in rows if row.recipe == name]
         cells = [_cell([row.accuracy for row in own if row.eps == eps]) for eps in (0.0, *grid)]
         seconds = statistics.fmean(row.seconds for row in own)
         text.append(f"| {name} | {' | '.join(cells)} | {own[0].n:,} | {own[0].epochs} | {seconds:.0f} |")
-    text += ["", *(f"- `{name}`: {recipes.describe(name)}" for name in recipes.BEYOND), ""]
+    text += ["", *(f"- `{name}`: {recipes.describe(name)}" for name in SHOWN), ""]
     if tests:
         text += [
             f"`{GAME}` against the yardsticks on the same images: difference in points [95 % bootstrap interval over images and "
@@ -174,7 +175,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    runs = [run for run in finished(options.out) if run.parent.name in recipes.BEYOND]
+    runs = [run for run in finished(options.out) if run.parent.name in SHOWN]
     rows: list[WorstCaseRecord] = []
 
     def told(made: list[WorstCaseRecord]) -> None:
@@ -183,8 +184,7 @@ def main() -> None:
         print(f"{made[0].recipe} seed {made[0].seed}: {shares}  (n = {made[0].n})", flush=True)
 
     each(partial(attack_run, options=options), runs, options.workers, told)
-    order = list(recipes.BEYOND)
-    rows.sort(key=lambda row: (order.index(row.recipe), row.seed, row.eps))
+    rows.sort(key=lambda row: (SHOWN.index(row.recipe), row.seed, row.eps))
     out = OutPaths(options.results)
     options.results.mkdir(parents=True, exist_ok=True)
     tests = compared(options.out, rows, options.eps)

@@ -15,6 +15,7 @@ from sparring.config import (
     Opponent,
     Optimizer,
     Play,
+    Recurrent,
     Run,
     Training,
     differences,
@@ -107,6 +108,20 @@ def test_a_section_that_a_recipe_lacks_can_be_added() -> None:
         ({"play": {"first": "nobody"}}, "first cannot be 'nobody'"),
         ({"play": {"clip": "hard"}}, "clip cannot be 'hard'"),
         ({"opponent": {"reach": 0.5}}, "cannot reach the boundary"),
+        ({"eps_low": 0.2}, r"eps_low must be in \[0, eps\] = \[0, 0.1\]; got 0.2"),
+        ({"eps_low": -0.01}, r"eps_low must be in \[0, eps\]"),
+        ({"eps_low": float("nan")}, r"eps_low must be in \[0, eps\]"),
+        ({"eps_low": "none"}, "eps_low must be float, got 'none'"),
+        ({"recurrent": {"queries": 0}}, "recurrent.queries must be >= 1; got 0"),
+        ({"recurrent": {"step": 0.0}}, "recurrent.step must be > 0 and finite; got 0.0"),
+        ({"recurrent": {"step": float("inf")}}, "recurrent.step must be > 0 and finite"),
+        ({"recurrent": {"every": -1}}, "recurrent.every must be >= 0; got -1"),
+        ({"recurrent": {"hidden": -1}}, "recurrent.hidden must be >= 0; got -1"),
+        ({"recurrent": {"loss": "log_odd"}}, "did you mean 'log_odds'"),
+        ({"recurrent": {"query": 1}}, r"unknown key 'query' in \[recurrent\]; did you mean 'queries'"),
+        ({"recurrent": {}}, "opponent.kind='adversary' contradicts recurrent=settings"),
+        ({"opponent": {"kind": "recurrent"}}, "opponent.kind='recurrent' contradicts adversary=settings"),
+        ({"defender": {"optimizer": {"rate": "cosinus"}}}, "did you mean 'cosine'"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_words(values: dict[str, Any], message: str) -> None:
@@ -119,6 +134,13 @@ def test_what_cannot_be_meant_is_refused_in_words(values: dict[str, Any], messag
     [
         (lambda: Run("x", opponent=Opponent("adversary")), "contradicts adversary=None"),
         (lambda: Run("x", adversary=Adversary()), "a game needs both"),
+        (lambda: Run("x", opponent=Opponent("recurrent")), "contradicts recurrent=None: a game needs both"),
+        (lambda: Run("x", recurrent=Recurrent()), "opponent.kind='none' contradicts recurrent=settings"),
+        (
+            lambda: Run("x", opponent=Opponent("recurrent"), recurrent=Recurrent(), training=Training(clean_share=1.0)),
+            "a game needs perturbed examples",
+        ),
+        (lambda: Run("x", opponent=Opponent("recurrent"), recurrent=Recurrent(), alone=Training()), "alone needs"),
         (lambda: Run("x", alone=Training()), "alone needs an adversary"),
         (lambda: Run("x", eps=True), "eps must be in"),
         (lambda: Play(dynamic="extragradient", defender_steps=3), "several steps need 'alternating'"),
@@ -135,6 +157,19 @@ def test_what_cannot_be_meant_is_refused_in_words(values: dict[str, Any], messag
 def test_settings_that_contradict_each_other_are_refused_at_construction(make: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
+
+
+@pytest.mark.parametrize("low", [0.0, 0.1, 0.3])
+def test_radii_may_be_drawn_from_anywhere_between_nothing_and_the_largest(low: float) -> None:
+    run = Run("x", eps=0.3, eps_low=low, opponent=Opponent("pgd"))
+    assert run.eps_low == low and run.digest != replace(run, eps_low=None).digest
+
+
+def test_the_learner_is_the_learned_opponent_of_either_kind() -> None:
+    learned, asks = Adversary(hidden=(8,)), Recurrent(queries=3)
+    assert Run("x", opponent=Opponent("adversary"), adversary=learned).learner is learned
+    assert Run("x", opponent=Opponent("recurrent"), recurrent=asks).learner is asks
+    assert Run("x", opponent=Opponent("pgd")).learner is None
 
 
 def test_the_digest_ignores_where_the_data_lie_and_nothing_that_decides() -> None:

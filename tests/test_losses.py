@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sparring.losses import LOSSES, cross_entropy, margin, non_saturating, objective, softmax_twice
+from sparring.losses import LOSSES, cross_entropy, log_odds, margin, non_saturating, objective, softmax_twice
 
 
 def test_cross_entropy_of_two_equal_logits_is_log_two() -> None:
@@ -39,6 +39,32 @@ def test_the_margin_keeps_its_gradient_where_cross_entropy_has_none() -> None:
     (kept,) = torch.autograd.grad(margin(logits, y).sum(), logits)
     assert float(saturated.abs().max()) == 0
     assert float(kept[0, 0]) == -1
+
+
+def test_the_log_odds_are_those_that_the_model_is_wrong(generator: torch.Generator) -> None:
+    logits = 3 * torch.randn(200, 7, generator=generator, dtype=torch.float64)
+    y = torch.randint(7, (200,), generator=generator)
+    p = logits.softmax(-1)[torch.arange(200), y]
+    assert torch.allclose(log_odds(logits, y), ((1 - p) / p).log(), atol=1e-9)
+    even = torch.tensor([[5.0, 5.0 - math.log(2), 5.0 - math.log(2)]])
+    assert float(log_odds(even, torch.tensor([0]))) == pytest.approx(0, abs=1e-6)
+
+
+def test_cross_entropy_is_the_softplus_of_the_log_odds(generator: torch.Generator) -> None:
+    logits = 10 * torch.randn(200, 7, generator=generator, dtype=torch.float64)
+    y = torch.randint(7, (200,), generator=generator)
+    odds = log_odds(logits, y)
+    assert float(odds.min()) < -5 and float(odds.max()) > 5
+    assert torch.allclose(cross_entropy(logits, y), F.softplus(odds), atol=1e-9)
+
+
+@pytest.mark.parametrize("right", [30.0, 200.0, 1e4])
+def test_the_log_odds_keep_their_gradient_where_the_right_answers_probability_rounds_to_one(right: float) -> None:
+    logits, y = torch.tensor([[right, 1.0, 0.0]], requires_grad=True), torch.tensor([0])
+    assert float(logits.detach().softmax(-1)[0, 0]) == 1
+    (grad,) = torch.autograd.grad(log_odds(logits, y).sum(), logits)
+    p = 1 / (1 + math.exp(-1))  # of the two wrong answers
+    assert grad[0].tolist() == pytest.approx([-1, p, 1 - p], abs=1e-6)
 
 
 def test_the_non_saturating_loss_is_log_of_one_minus_p() -> None:

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 from sparring.errors import InputError, nearest
 
 DATA_SETS = ("digits", "mnist", "fashion-mnist", "kmnist")
+PAPERS = 0.1  # the radius of the paper's tables
 GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # the paper's lambda grid, section 4
 
 LossName = Literal["cross_entropy", "margin", "log_odds", "non_saturating", "softmax_twice"]
@@ -252,10 +253,20 @@ class Run:
                 )
         if self.eps_low is not None and not 0 <= self.eps_low <= self.eps:
             raise InputError(f"eps_low must be in [0, eps] = [0, {self.eps:g}]; got {self.eps_low}")
+        if self.eps_low is not None and self.opponent.kind in ("none", "adversary"):
+            raise InputError(
+                f"opponent.kind={self.opponent.kind!r} draws no radii: leave out eps_low, or take recurrent, pgd, fgsm or noise"
+            )
         if self.learner is not None and self.training.mix == "split" and self.training.clean_share == 1:
             raise InputError("a game needs perturbed examples: training.clean_share must be below 1, got 1")
         if self.alone is not None and self.adversary is None:
             raise InputError("alone needs an adversary: only the initialised games have one that trains alone first")
+
+    @property
+    def judged(self) -> float:
+        """The radius at which it is measured and audited if nobody says another: its own; with drawn radii the paper's, 0.1,
+        where that is among them."""
+        return self.eps if self.eps_low is None else min(max(PAPERS, self.eps_low), self.eps)
 
     @property
     def learner(self) -> Adversary | Recurrent | None:

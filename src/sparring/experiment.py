@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sparring import attacks, data
-from sparring.adversaries import Adversary, AnyAdversary, RecurrentAdversary
+from sparring.adversaries import ROUNDS, Adversary, AnyAdversary, RecurrentAdversary
 from sparring.config import Network, Optimizer, Run, from_dict
 from sparring.errors import InputError
 from sparring.evaluation import memory
@@ -41,10 +41,7 @@ class Trained:
         """The adversary as an attack; raises ValueError where the run has none."""
         if self.adversary is None:
             raise ValueError(f"{self.run.recipe} has no adversary; the games have: gan_tanh, gan_scaled, ...")
-        return attacks.LearnedAttack(self.adversary, ThreatModel(self.run.eps, self.defender.shape))
-
-
-ROUNDS = 10  # of a recurrent adversary that had warm starts, where it meets an example for the first time
+        return attacks.LearnedAttack(self.adversary, ThreatModel(self.run.judged, self.defender.shape))
 
 
 class Streams(NamedTuple):

@@ -91,7 +91,7 @@ def measure_run(
     notice("exploitability measured")
     outcomes = {outcome_key(name, eps, "sound"): o.correct for (name, eps), o in sound.items()}
     outcomes |= {outcome_key(name, eps, "paper"): o.correct for (name, eps), o in first.items()}
-    outcomes[outcome_key("fresh", trained.run.eps, "sound")] = survived
+    outcomes[outcome_key("fresh", trained.run.judged, "sound")] = survived
     write(paths.results, results)
     write(paths.calibration, calibration)
     write(paths.exploitability, [exploited])
@@ -117,7 +117,7 @@ def _sound(
 ) -> dict[tuple[str, float], Outcome]:
     """Batch norm in evaluation mode: every attack at every eps."""
     stream = Stream(run.seed, "eval.noise")
-    grid, threat = settings.grid, ThreatModel(run.eps, test.shape)
+    grid, threat = settings.grid, ThreatModel(run.judged, test.shape)
     curves: dict[str, dict[float, Outcome]] = {
         "fgsm": fgsm_curve(model, test, grid),
         "pgd": pgd_curve(
@@ -127,7 +127,7 @@ def _sound(
         "sign_noise": one_step_curve(model, test, Noise(threat, "sign", stream), grid, stream=stream),
     }
     if adversary is not None:
-        own, radii = LearnedAttack(adversary, threat), {*grid, run.eps}
+        own, radii = LearnedAttack(adversary, threat), {*grid, run.judged}
         recurrent = isinstance(adversary, RecurrentAdversary)  # its direction is another at every eps
         curves["own"] = curve(model, test, aimed(own), radii) if recurrent else one_step_curve(model, test, own, radii)
     outcomes = {("clean", 0.0): attacked(model, test, identity, ThreatModel(0.0, test.shape))}
@@ -147,10 +147,10 @@ def _paper(
     run: Run, model: nn.Module, adversary: AnyAdversary | None, test: Data, settings: Measurement
 ) -> dict[tuple[str, float], tuple[float, Outcome]]:
     """Batch norm in training mode, for the attack and for the verdict, averaged over passes (ambiguity t)."""
-    threat = ThreatModel(run.eps, test.shape)
+    threat = ThreatModel(run.judged, test.shape)
     attacks: list[tuple[str, OneStep, tuple[float, ...]]] = [("fgsm", fgsm(threat, mode="training"), settings.grid)]
     if adversary is not None:
-        attacks.append(("own", LearnedAttack(adversary, threat, "training"), (run.eps,)))
+        attacks.append(("own", LearnedAttack(adversary, threat, "training"), (run.judged,)))
     plain = averaged_over_passes(model, test, identity, threat.at(0.0), passes=settings.passes, seed=run.seed)
     measured = {("clean", 0.0): plain}
     for name, attack, grid in attacks:
@@ -169,12 +169,12 @@ def _exploitability(
     pause: Callable[[object, object], None],
 ) -> tuple[ExploitabilityRecord, Tensor]:
     found = exploitability(
-        model, train_on, test, run.eps, seeds=settings.fresh_seeds, epochs=settings.fresh_epochs, on_epoch=pause
+        model, train_on, test, run.judged, seeds=settings.fresh_seeds, epochs=settings.fresh_epochs, on_epoch=pause
     )
     survived = found.survived
     n, correct = survived.numel(), int(survived.sum())
     interval = wilson(correct, n)
-    own = sound.get(("own", run.eps))
+    own = sound.get(("own", run.judged))
     gap = None
     if own is not None:
         a, b = own.correct.cpu().double().numpy()[None], survived.cpu().double().numpy()[None]
@@ -182,7 +182,7 @@ def _exploitability(
     record = ExploitabilityRecord(
         recipe=run.recipe,
         seed=run.seed,
-        eps=run.eps,
+        eps=run.judged,
         n=n,
         clean=sound["clean", 0.0].accuracy,
         in_game=own.accuracy if own else None,

@@ -3,7 +3,7 @@
 A variant is `replace(gan_tanh(), eps=0.3)`; a new regime is a function here, with an entry in RECIPES.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from sparring.config import Adversary, Network, Opponent, Optimizer, Recurrent, Run, Training
@@ -146,6 +146,10 @@ PAPER: dict[str, Callable[[], Run]] = {
 }
 BEYOND: dict[str, Callable[[], Run]] = {
     "gan_recurrent": gan_recurrent,
+    "pgd_drawn": pgd_drawn,
+    "fgsm_drawn": fgsm_drawn,
+}
+ABLATION: dict[str, Callable[[], Run]] = {
     "gan_recurrent_cold": gan_recurrent_cold,
     "gan_recurrent_fixed": gan_recurrent_fixed,
     "gan_recurrent_once": gan_recurrent_once,
@@ -154,12 +158,23 @@ BEYOND: dict[str, Callable[[], Run]] = {
     "learning_alone": learning_alone,
     "pgd2_drawn": pgd2_drawn,
     "pgd2_tenth": pgd2_tenth,
-    "pgd_drawn": pgd_drawn,
-    "fgsm_drawn": fgsm_drawn,
     "pgd_tenth": pgd_tenth,
     "fgsm_tenth": fgsm_tenth,
 }
-RECIPES: dict[str, Callable[[], Run]] = PAPER | {"pgd": pgd} | BEYOND
+RECIPES: dict[str, Callable[[], Run]] = PAPER | {"pgd": pgd} | BEYOND | ABLATION
+REGIMES: dict[str, tuple[str, ...]] = {  # what `sparring reproduce --regimes` takes
+    "paper": (*PAPER, "pgd"),
+    "beyond": tuple(BEYOND),
+    "ablation": tuple(ABLATION),
+}
+
+
+def of_regimes(names: Sequence[str]) -> tuple[str, ...]:
+    """The recipes of some groups, given as `paper beyond` or `paper,beyond`; raises InputError for a name that is none."""
+    words = [word for name in names for word in name.split(",") if word]
+    if unknown := [word for word in words if word not in REGIMES]:
+        raise InputError(f"unknown regimes {unknown[0]!r}{nearest(unknown[0], REGIMES)}")
+    return tuple(dict.fromkeys(recipe for word in words for recipe in REGIMES[word]))
 
 
 def recipe(name: str) -> Run:

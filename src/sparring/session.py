@@ -302,9 +302,9 @@ class _Session:
         if run.watch:
             fixed = data.stratified(self.data, 512)
             defender = copy.defender.to(self.device)
-            fgsm, pgd = memory.overfitting(defender, fixed, self.threat, seed=run.seed)
+            fgsm, pgd = memory.overfitting(defender, fixed, self.threat.at(run.judged), seed=run.seed)
             step = epoch.epoch * epoch.steps
-            record = memory.WatchRecord(run.recipe, run.seed, epoch.epoch, step, run.eps, len(fixed), fgsm, pgd)
+            record = memory.WatchRecord(run.recipe, run.seed, epoch.epoch, step, run.judged, len(fixed), fgsm, pgd)
             if record.overfitted and memory.first_overfitted(memory.read_watch(folder)) is None:
                 self.notice(
                     f"epoch {record.epoch}, step {step}: {100 * fgsm:.1f} % under FGSM, {100 * pgd:.1f} % under PGD-10; "

@@ -96,11 +96,11 @@ def of_run(folder: Path, *, root: str | Path | None = None) -> Subject:
     }
     past = [(s.epoch, s.adversary) for s in history(folder) if s.adversary and s.epoch < trained.record.epochs]
     past = [past[k] for k in spread(len(past), PAST)]
-    threat = ThreatModel(run.eps, test.shape)
+    threat = ThreatModel(run.judged, test.shape)
     return Subject(
         model=trained.defender,
         data=test,
-        eps=(run.eps,),
+        eps=(run.judged,),
         name=f"{run.recipe} {seed}",
         train=train_on,
         adversary=trained.adversary,
@@ -155,7 +155,7 @@ def payoffs_of_run(
         [(s.epoch, s.adversary) for s in past if s.adversary],
         [(s.epoch, s.defender) for s in past],
         test.take(chosen(test, n, seed)),
-        run.eps if eps is None else eps,
+        run.judged if eps is None else eps,
     )
     made = []
     for adversary, row in zip(found.adversary_epochs, found.correct.sum(-1).tolist(), strict=True):
@@ -176,7 +176,10 @@ def co_trained_examples(trained: Trained, n: int, alone: int = 0) -> int | None:
         return None
     share = 1.0 if settings.mix == "both" else 1 - settings.clean_share
     epoch = (n // settings.batch_size) * settings.batch_size
-    return round(share * play.adversary_steps * trained.record.epochs * epoch) + alone * epoch
+    turns = float(play.adversary_steps)
+    if (recurrent := trained.run.recurrent) is not None:
+        turns = 1 / recurrent.every if recurrent.every else 0.0
+    return round(share * turns * trained.record.epochs * epoch) + alone * epoch
 
 
 def epochs_alone(folder: Path) -> int:

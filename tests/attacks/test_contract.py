@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparring.adversaries import Adversary
+from sparring.adversaries import Adversary, RecurrentAdversary
 from sparring.attacks import (
     APGD,
     FAB,
@@ -50,6 +50,15 @@ def adversary(bound: str = "tanh") -> Adversary:
     return Adversary(network, bound)
 
 
+def recurrent(**settings: Any) -> RecurrentAdversary:
+    """In double precision, no parameter where it starts."""
+    network, generator = RecurrentAdversary(SHAPE, queries=2, **settings).double(), torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+    return network
+
+
 def stream() -> Stream:
     return Stream(11, "test")
 
@@ -73,6 +82,8 @@ ATTACKS: dict[str, Callable[[ThreatModel], Attack]] = {
     "learned tanh": lambda threat: LearnedAttack(adversary(), threat),
     "learned scaled": lambda threat: LearnedAttack(adversary("scaled"), threat),
     "learned training": lambda threat: LearnedAttack(adversary(), threat, "training"),
+    "recurrent": lambda threat: LearnedAttack(recurrent(hidden=3, rounds=2), threat),
+    "recurrent linear": lambda threat: LearnedAttack(recurrent(), threat),
     "worst case": lambda threat: WorstCase((fgsm(threat), Noise(threat, "sign", stream())), threat),
     "apgd": lambda threat: APGD(threat, steps=6, stream=stream()),
     "apgd dlr": lambda threat: APGD(threat, "dlr", steps=5, restarts=2, stream=stream()),
@@ -134,8 +145,9 @@ def same(a: list[Any], b: list[Any]) -> bool:
 def disturb(model: nn.Module) -> None:
     """Mixed modes, one frozen parameter, gradients that someone still needs."""
     model.train()
-    first = next(m for m in model.modules() if isinstance(m, nn.BatchNorm1d))
-    first.eval()
+    first = next((m for m in model.modules() if isinstance(m, nn.BatchNorm1d)), None)
+    if first is not None:  # a recurrent adversary has none
+        first.eval()
     parameters = list(model.parameters())
     parameters[0].requires_grad_(False)
     for i, parameter in enumerate(parameters[1:3]):
@@ -197,7 +209,7 @@ def test_an_attack_leaves_the_model_as_it_found_it_when_any_of_its_passes_fails(
 ) -> None:
     attack = ATTACKS[name](ThreatModel(EPS, SHAPE))
     failing: list[Failing] = [Failing(model)]
-    if isinstance(attack, LearnedAttack):
+    if isinstance(attack, LearnedAttack) and isinstance(attack.adversary, Adversary):
         failing.append(Failing(attack.adversary.network))
         attack.adversary.network = failing[1]
     networks: list[nn.Module] = [failing[0], *networks_of(attack)]
@@ -273,8 +285,8 @@ def test_an_attack_works_inside_no_grad_and_gives_the_same(
 
 @every_attack
 def test_only_a_learned_attack_carries_gradient(name: str, model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
-    x_adv = ATTACKS[name](ThreatModel(EPS, SHAPE))(model, *batch)
-    assert x_adv.requires_grad == name.startswith("learned")
+    attack = ATTACKS[name](ThreatModel(EPS, SHAPE))
+    assert attack(model, *batch).requires_grad == isinstance(attack, LearnedAttack)
 
 
 @every_attack
@@ -283,7 +295,9 @@ def test_an_attacks_repr_is_its_configuration(name: str) -> None:
     assert name == "identity" or ("0.125" in text and "object at 0x" not in text)
 
 
-@pytest.mark.parametrize("name", ["learned tanh", "learned scaled", "learned training"])
+@pytest.mark.parametrize(
+    "name", ["learned tanh", "learned scaled", "learned training", "recurrent", "recurrent linear"]
+)
 def test_a_learned_attack_is_differentiable_in_the_adversarys_parameters(
     name: str, model: nn.Module, batch: tuple[Tensor, Tensor]
 ) -> None:

@@ -76,8 +76,9 @@ DEFENDERS: dict[str, Callable[[], nn.Module]] = {
     "half frozen": half_frozen,
     "unsaved buffer": Counting,
 }
-ADVERSARIES: dict[str, Callable[[], nn.Module | None]] = {
-    "the default": lambda: None,
+ADVERSARIES: dict[str, Callable[[], nn.Module | str | None]] = {
+    "recurrent, the default": lambda: None,
+    "the paper's": lambda: "mlp",
     "images": image_to_image,
     "a whole adversary": lambda: Adversary(sparring.models.mlp(SHAPE, [12, 64]), "scaled"),
 }
@@ -94,7 +95,7 @@ def drawn(network: nn.Module | None, seed: int) -> nn.Module | None:
 
 def new_games(
     make: Callable[[], nn.Module] = DEFENDERS["our perceptrons"],
-    adversary: Callable[[], nn.Module | None] = ADVERSARIES["the default"],
+    adversary: Callable[[], nn.Module | str | None] = ADVERSARIES["the paper's"],
     **settings: Any,
 ) -> list[Game]:
     """A game for each seed; the same ones each time."""
@@ -102,7 +103,10 @@ def new_games(
     for seed in SEEDS:
         defender = drawn(make(), seed)
         assert defender is not None
-        games.append(Game(defender, adversary=drawn(adversary(), seed + 50), seed=seed, **settings))
+        made = adversary()
+        opponent = made if isinstance(made, str) else drawn(made, seed + 50)
+        named: dict[str, Any] = {"adversary": opponent} if opponent else {}
+        games.append(Game(defender, seed=seed, **named, **settings))
     return games
 
 
@@ -191,7 +195,7 @@ def test_what_cannot_be_stacked_plays_one_after_another_and_says_why(train: Data
 
 def test_networks_of_two_architectures_play_one_after_another_too(train: Data) -> None:
     games, said = new_games(), list[str]()
-    games[1] = Game(sparring.models.mlp(SHAPE, [9, 10]), seed=4)
+    games[1] = Game(sparring.models.mlp(SHAPE, [9, 10]), adversary="mlp", seed=4)
     fit_together(games, train, epochs=1, notice=said.append)
     assert len(said) == 1 and "one architecture" in said[0]
     assert games[1].attack.adversary is not games[0].attack.adversary
@@ -291,7 +295,7 @@ def test_after_one_has_diverged_the_others_are_still_told_apart(stacked: bool, t
 )
 def test_games_that_differ_in_a_setting_are_refused_by_its_name(name: str, value: Any, train: Data) -> None:
     games = new_games()
-    games[1] = Game(sparring.models.mlp(SHAPE, [16, 10]), **{name: value})
+    games[1] = Game(sparring.models.mlp(SHAPE, [16, 10]), **{"adversary": "mlp", name: value})
     with pytest.raises(InputError, match=rf"game 1 has {name} .*, game 0 "):
         fit_together(games, train)
 

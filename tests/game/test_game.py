@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import sparring
+from sparring.adversaries import RecurrentAdversary
 from sparring.data.batches import Data
 from sparring.errors import Diverged, InputError
 
@@ -79,15 +80,22 @@ def test_the_same_seed_gives_the_same_game_whatever_the_global_generator_does() 
 
 
 def test_the_settings_of_a_game_reach_it() -> None:
-    plain = the_weights(1)
-    for settings in (
-        {"eps": 0.3},
-        {"bound": "scaled"},
-        {"lr": 0.01},
-        {"clean_share": 0.2},
-        {"adversary_loss": "margin"},
-    ):
-        assert not torch.equal(plain[0], the_weights(1, **settings)[0]), settings
+    shared: list[dict[str, Any]] = [{"eps": 0.3}, {"lr": 0.01}, {"clean_share": 0.2}, {"adversary_loss": "margin"}]
+    for adversary, own in (("recurrent", {"eps_low": 0.01}), ("mlp", {"bound": "scaled"})):
+        plain = the_weights(1, adversary=adversary)
+        for settings in (*shared, own):
+            assert not torch.equal(plain[0], the_weights(1, adversary=adversary, **settings)[0]), settings
+
+
+def test_the_default_game_withstands_what_breaks_the_papers() -> None:
+    train, test = sparring.data.load("digits")
+    left = {}
+    for adversary in ("recurrent", "mlp"):
+        game = sparring.Game(sparring.models.mlp(train.shape, [64, 32, 10]), eps=0.1, adversary=adversary)
+        found = sparring.evaluate(game.fit(train, epochs=10).defender, test, eps=0.1, attacks={"own": game.attack})
+        left[adversary] = found.accuracy("own", 0.1), found.accuracy("pgd", 0.1)
+    assert left["recurrent"][1] > left["mlp"][1] + 0.1
+    assert left["mlp"][0] - left["mlp"][1] > 0.2 > 0.1 > left["recurrent"][0] - left["recurrent"][1]
 
 
 def test_a_second_fit_goes_on_with_both_players() -> None:
@@ -104,7 +112,15 @@ def test_an_adversary_of_ones_own_is_used() -> None:
     train = small(sparring.data.load("digits")[0])
     network = sparring.models.mlp(train.shape, [12, 64])
     game = sparring.Game(sparring.models.mlp(train.shape, [16, 10]), adversary=network).fit(train, epochs=1)
+    assert isinstance(game.attack.adversary, sparring.Adversary)
     assert game.attack.adversary.network is network
+
+
+def test_a_recurrent_adversary_of_ones_own_is_used() -> None:
+    train = small(sparring.data.load("digits")[0])
+    adversary = RecurrentAdversary(train.shape, queries=3, hidden=4)
+    game = sparring.Game(sparring.models.mlp(train.shape, [16, 10]), adversary=adversary).fit(train, epochs=1)
+    assert game.attack.adversary is adversary and "rounds=1" in repr(game.attack)
 
 
 def test_a_game_that_was_not_played_has_no_attack() -> None:
@@ -120,6 +136,11 @@ def test_a_game_that_was_not_played_has_no_attack() -> None:
         ({"eps": float("nan")}, "eps must be in"),
         ({"loss": "hinge"}, "loss must be one of"),
         ({"adversary_loss": "hinge"}, "loss must be one of"),
+        ({"adversary": "lstm"}, "'recurrent', 'mlp' or a network"),
+        ({"bound": "tanh"}, "bound is for an adversary network"),
+        ({"dynamic": sparring.game.alternating(2, 1)}, "dynamic is for an adversary network"),
+        ({"eps_low": 0.2}, r"must be in \[0, eps\]"),
+        ({"adversary": "mlp", "eps_low": 0.05}, "eps_low needs a recurrent adversary"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_at_once(settings: dict[str, Any], message: str) -> None:

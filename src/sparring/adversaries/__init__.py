@@ -2,12 +2,13 @@
 
 from sparring.adversaries.adversary import SEEN, Adversary, Seen, n_features, stack_adversaries
 from sparring.adversaries.bounds import BOUNDS, Bound, scaled_bound, tanh_bound
-from sparring.adversaries.recurrent import RecurrentAdversary, stack_recurrent
+from sparring.adversaries.recurrent import ROUNDS, RecurrentAdversary, stack_recurrent
 
 AnyAdversary = Adversary | RecurrentAdversary
 
 __all__ = [
     "BOUNDS",
+    "ROUNDS",
     "SEEN",
     "Adversary",
     "AnyAdversary",

@@ -4,6 +4,7 @@ A learned optimizer (Andrychowicz et al. 2016) whose variable is the perturbatio
 hidden units, K queries; u is the perturbation over the radius, in [-1, 1].
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,11 +15,12 @@ from sparring.errors import CannotStack
 
 Asked = Callable[
     [Tensor], tuple[Tensor, Tensor]
-]  # u (..., *shape) -> the gradient of the log odds there, and these (...)
+]  # u -> the gradient of the log odds there, to be written over; these (...)
 
 FEATURES = ("gradient", "its mean so far", "gradient x perturbation", "pixel", "radius", "log odds")
 MEMORY = 0.75  # share of the earlier gradients in their mean
 LARGEST_GRADIENT, ODDS_UNIT = 4.0, 8.0
+ROUNDS = 10  # of an adversary that had warm starts in its game, where it meets an example for the first time
 
 
 class RecurrentAdversary(nn.Module):
@@ -47,9 +49,9 @@ class RecurrentAdversary(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if queries < 1 or hidden < 0 or not step > 0 or rounds < 1:
+        if queries < 1 or hidden < 0 or not 0 < step < math.inf or rounds < 1:
             got = f"{queries}, {hidden}, {step:g}, {rounds}"
-            raise ValueError(f"queries must be >= 1, hidden >= 0, step > 0 and rounds >= 1; got {got}")
+            raise ValueError(f"queries must be >= 1, hidden >= 0, step > 0 and finite, rounds >= 1; got {got}")
         self.shape, self.queries, self.hidden, self.rounds = tuple(shape), queries, hidden, rounds
         weight = torch.zeros(len(FEATURES))
         weight[0] = 2.0  # of the gradient: the answer is then its sign wherever it is above half the mean
@@ -62,7 +64,10 @@ class RecurrentAdversary(nn.Module):
             self.out = nn.Parameter(torch.zeros(hidden))
 
     def forward(self, ask: Asked, x: Tensor, radius: Tensor, start: Tensor) -> Tensor:
-        """u (..., *shape) after K queries, from `start`, for inputs x and radii (...); what is asked is not differentiated."""
+        """u (..., *shape) after K queries, from `start`, for inputs x and radii (...).
+
+        What is asked is not differentiated, nor is u where it multiplies a gradient.
+        """
         u, mean = start, None
         for k in range(self.queries):
             gradient, odds = ask(u.detach())
@@ -79,13 +84,13 @@ class RecurrentAdversary(nn.Module):
         """The cell's answer before its bound, at every pixel, in few passes over them."""
         of_gradient, of_mean, of_product, of_pixel = (self._own(w) for w in self.weight[..., :4].unbind(-1))
         per_example = self.bias.unsqueeze(-1) + self.weight[..., 4, None] * radius
-        per_example = per_example + self.weight[..., 5, None] * torch.tanh(odds / ODDS_UNIT)
+        per_example = per_example + self.weight[..., 5, None] * _squashed(odds)
         answer = torch.addcmul(per_example[(..., *[None] * len(self.shape))], of_pixel, x)
         answer = torch.addcmul(answer, of_mean, mean)
         answer = torch.addcmul(answer, gradient, torch.addcmul(of_gradient, of_product, u.detach()))
         if self.hidden:
             over = (..., *[None] * len(self.shape))
-            of_example = (radius[over].expand_as(x), torch.tanh(odds / ODDS_UNIT)[over].expand_as(x))
+            of_example = (radius[over].expand_as(x), _squashed(odds)[over].expand_as(x))
             answer = answer + self._hidden((gradient, mean, gradient * u.detach(), x, *of_example))
         return answer
 
@@ -114,14 +119,18 @@ def stack_recurrent(adversaries: Sequence[RecurrentAdversary]) -> RecurrentAdver
 def scaled(gradient: Tensor, n_own_axes: int) -> Tensor:
     """A gradient over each example's mean magnitude, within [-4, 4], in its own memory; 0 where it vanishes or is not finite."""
     own = tuple(range(-n_own_axes, 0))
+    gradient = gradient.contiguous()  # a sum's is one number in many places
     total = torch.linalg.vector_norm(gradient, 1, own, keepdim=True)
     if gradient.is_cuda or not torch.isfinite(total).all():  # asking a GPU would wait for it
         gradient.nan_to_num_(0.0, 0.0, 0.0)
+        gradient.div_(gradient.abs().amax(own, keepdim=True).clamp(min=torch.finfo(gradient.dtype).tiny))
         total = torch.linalg.vector_norm(gradient, 1, own, keepdim=True)
-    n_pixels = gradient.numel() // max(1, total.numel())
-    return gradient.mul_(n_pixels / total.clamp(min=torch.finfo(total.dtype).tiny)).clamp_(
-        -LARGEST_GRADIENT, LARGEST_GRADIENT
-    )
+    mean = (total / (gradient.numel() // max(1, total.numel()))).clamp(min=torch.finfo(total.dtype).tiny)
+    return gradient.div_(mean).clamp_(-LARGEST_GRADIENT, LARGEST_GRADIENT)
+
+
+def _squashed(odds: Tensor) -> Tensor:
+    return torch.tanh(odds / ODDS_UNIT).nan_to_num(0.0)
 
 
 def _within(answer: Tensor) -> Tensor:

@@ -31,8 +31,10 @@ class Reproduce(terminal.Common):
     """accept data files whose SHA-256 is not the published one"""
     seeds: tuple[int, ...] = (0, 1, 2)
     """how many (one number N: 0 to N - 1), or which (several)"""
-    recipes: tuple[str, ...] = tuple(recipes.RECIPES)
-    """which regimes; `sparring recipes` lists them"""
+    regimes: tuple[str, ...] = ("paper",)
+    """groups of recipes: paper, beyond, ablation; the vanilla model is always among them"""
+    recipes: tuple[str, ...] = ()
+    """which recipes, by name, instead; `sparring recipes` lists them"""
     sweeps: bool = True
     """also the paper's conjectures D1 and D3, as variants of the tanh game"""
     measure_on: str | None = None
@@ -46,9 +48,10 @@ class Reproduce(terminal.Common):
 
 
 def demo(words: list[str]) -> int:
-    """The seven regimes on the embedded digits, through to a report, in a few minutes."""
+    """The paper's seven regimes and the game that holds, on the embedded digits, through to a report, in a few minutes."""
     (options,) = flags.read(words, "demo", demo.__doc__, Demo)
-    return _whole(options, config.Data("digits"), "sparring demo", tuple(recipes.PAPER), sweeps=False)
+    names = (*recipes.PAPER, "gan_recurrent")
+    return _whole(options, config.Data("digits"), "sparring demo", names, sweeps=False)
 
 
 def reproduce(words: list[str]) -> int:
@@ -59,7 +62,7 @@ def reproduce(words: list[str]) -> int:
         options,
         data,
         f"sparring reproduce {shlex.join(words)}".strip(),
-        options.recipes,
+        options.recipes or tuple(dict.fromkeys(("vanilla", *recipes.of_regimes(options.regimes)))),
         sweeps=options.sweeps,
         max_epochs=options.max_epochs,
         precision=options.precision,

@@ -8,7 +8,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sparring.adversaries import BOUNDS, Adversary, stack_adversaries
+from sparring.adversaries import (
+    BOUNDS,
+    ROUNDS,
+    Adversary,
+    AnyAdversary,
+    RecurrentAdversary,
+    stack_adversaries,
+    stack_recurrent,
+)
 from sparring.attacks import LearnedAttack
 from sparring.config import Training
 from sparring.data import Data, as_data
@@ -16,14 +24,18 @@ from sparring.errors import CannotStack, Diverged, InputError, NotStacked
 from sparring.game.dynamics import Dynamic, alternating
 from sparring.game.moves import duel
 from sparring.game.player import player
+from sparring.game.radii import Radii
 from sparring.game.train import ADVICE, Epoch, Progress, train
+from sparring.game.unrolled import pursuit
+from sparring.game.warm import WarmStart
 from sparring.losses import LOSSES
 from sparring.models import copy_to, mlp, stack
-from sparring.randomness import generator
+from sparring.randomness import Stream, generator
 from sparring.threat import ThreatModel
 
-Rate = Literal["rise", "every", "constant"]
-SETTINGS = ("eps", "bound", "lr", "loss", "adversary_loss", "dynamic", "clean_share", "device")  # but networks and seed
+Rate = Literal["rise", "every", "cosine", "constant"]
+ALIKE = ("eps", "eps_low", "recurrent", "bound", "lr", "loss", "adversary_loss", "dynamic", "clean_share", "device")
+CELLS_RATE = 0.01  # of Adam, for a recurrent adversary: its cell has few parameters
 PROBE = 32  # examples on which a stack is tried out
 
 
@@ -31,7 +43,11 @@ class Game:
     """A defender, any nn.Module from inputs in [0, 1] to logits, and an adversary bounded by `eps`.
 
     After `fit`, `defender` is the trained classifier and `attack` the trained adversary, an attack (model, x, y) -> x_adv like
-    any other. The defaults are gentler than the paper's (rate 0.1 instead of 1.0), for networks without batch norm.
+    any other. The rate is gentler than the paper's (0.1 instead of 1.0), for networks without batch norm.
+
+    The adversary is recurrent unless another is asked for: it takes two gradients of the defender for each minibatch, from where
+    it left the example last time (docs/game.md). "mlp" is the paper's, a network that sees the input only: its game looks won and
+    is not.
     """
 
     def __init__(
@@ -39,26 +55,45 @@ class Game:
         defender: nn.Module,
         *,
         eps: float = 0.1,
-        bound: str = "tanh",
-        adversary: nn.Module | None = None,
+        eps_low: float | None = None,
+        adversary: nn.Module | Literal["recurrent", "mlp"] = "recurrent",
+        bound: str | None = None,
         lr: float = 0.1,
         loss: str = "cross_entropy",
-        adversary_loss: str = "cross_entropy",
+        adversary_loss: str | None = None,
         dynamic: Dynamic | None = None,
         clean_share: float = 0.5,
         seed: int = 0,
         device: str | torch.device | None = None,
     ) -> None:
-        """`adversary`: a network from inputs (B, *shape) to one number a pixel; None makes the paper's MLP for the data."""
+        """`adversary`: "recurrent"; "mlp"; a RecurrentAdversary; or a network from inputs (B, *shape) to one number a pixel.
+
+        With a recurrent one every example's radius may be drawn anew at each step, from `eps_low` to `eps`. `bound` and
+        `dynamic` are for networks: "tanh" and `alternating()` where they are None. `adversary_loss` None is "log_odds" for a
+        recurrent adversary, "cross_entropy" for a network. Raises InputError for settings that do not go together.
+        """
         ThreatModel(eps, (1,))  # refuses a bad eps now, not after the data are read
+        recurrent = adversary == "recurrent" or isinstance(adversary, RecurrentAdversary)
+        adversary_loss = adversary_loss or ("log_odds" if recurrent else "cross_entropy")
         for name in (loss, adversary_loss):
             if name not in LOSSES:
                 raise InputError(f"loss must be one of {', '.join(LOSSES)}; got {name!r}")
-        if bound not in BOUNDS:
+        if bound is not None and bound not in BOUNDS:
             raise InputError(f"bound must be one of {', '.join(BOUNDS)}; got {bound!r}")
+        if isinstance(adversary, str) and adversary not in ("recurrent", "mlp"):
+            raise InputError(f"adversary must be 'recurrent', 'mlp' or a network; got {adversary!r}")
+        for setting, value in (("bound", bound), ("dynamic", dynamic)):
+            if recurrent and value is not None:
+                raise InputError(f"{setting} is for an adversary network: pass adversary='mlp' or a network of yours")
+        if eps_low is not None and not (recurrent and 0 <= eps_low <= eps):
+            raise InputError(
+                f"eps_low needs a recurrent adversary and must be in [0, eps]; got {eps_low} with eps {eps:g}"
+            )
         self.defender = defender
         self.eps = eps
-        self.bound = bound
+        self.eps_low = eps_low
+        self.recurrent = recurrent
+        self.bound = bound or "tanh"
         self.lr = lr
         self.loss = loss
         self.adversary_loss = adversary_loss
@@ -66,7 +101,7 @@ class Game:
         self.clean_share = clean_share
         self.seed = seed
         self.device = torch.device(device) if device else _device_of(defender)
-        self._network = adversary
+        self._network = None if isinstance(adversary, str) else adversary
         self._attack: LearnedAttack | None = None
 
     def fit(
@@ -79,7 +114,7 @@ class Game:
         every: int = 10,
         on_epoch: Callable[[Epoch, Progress], None] = lambda epoch, progress: None,
     ) -> "Game":
-        """Play for so many epochs on a Data, a Dataset, a DataLoader or (x, y) arrays; both rates are halved every `every`.
+        """Play for so many epochs on a Data, a Dataset, a DataLoader or (x, y) arrays; the rate follows `rate` and `every`.
 
         Raises InputError for unusable data, Diverged where a loss or gradient is not finite (the step is not taken).
         """
@@ -97,16 +132,17 @@ class Game:
             raise RuntimeError("this game has no trained adversary yet: call fit(train) first")
         return self._attack
 
-    def _adversary(self, data: Data) -> Adversary:
+    def _adversary(self, data: Data) -> AnyAdversary:
+        """The adversary that plays: the one at hand, else a new one."""
         if self._attack is not None:
-            assert isinstance(self._attack.adversary, Adversary)
             return self._attack.adversary
-        if isinstance(self._network, Adversary):
+        if isinstance(self._network, Adversary | RecurrentAdversary):
             return self._network
+        draws = generator(self.seed, "init.adversary")
+        if self.recurrent:
+            return RecurrentAdversary(data.shape, rounds=ROUNDS, generator=draws)
         n_pixels = data.floats(torch.tensor([0])).numel()
-        network = self._network or mlp(
-            data.shape, [512, 512, n_pixels], generator=generator(self.seed, "init.adversary")
-        )
+        network = self._network or mlp(data.shape, [512, 512, n_pixels], generator=draws)
         return Adversary(network, self.bound, data.shape)
 
     def _networks(self) -> list[nn.Module]:
@@ -165,7 +201,7 @@ class _Match:
         if stacked:
             spread = torch.linspace(0, len(data) - 1, min(PROBE, len(data)))  # over all classes, if they are sorted
             probe = data.floats(spread.long())
-            self.adversary, self.defender = stack_adversaries(self.adversaries, probe), stack(self.defenders, probe)
+            self.adversary, self.defender = _stacked(self.adversaries, probe), stack(self.defenders, probe)
 
     def play(
         self, epochs: int, batch_size: int, rate: Rate, every: int, on_epoch: Callable[[Game, Epoch, Progress], None]
@@ -175,17 +211,21 @@ class _Match:
         gone: dict[Game, str] = {}
         learning: dict[str, Any] = {"lr": game.lr, "rate": rate, "every": every}
         learning["n_copies"] = len(going) if self.stacked else None
-        adversary = player("adversary", self.adversary, maximize=True, **learning)
         defender = player("defender", self.defender, maximize=False, **learning)
-        move = duel(
-            defender,
-            adversary,
-            self.threat,
-            game.dynamic,
-            clean_share=game.clean_share,
-            loss=LOSSES[game.loss],
-            adversary_loss=LOSSES[game.adversary_loss],
-        )
+        if game.recurrent:
+            learning |= {"kind": "adam", "lr": CELLS_RATE, "weight_decay": 0.0, "rate": "constant"}
+        adversary = player("adversary", self.adversary, maximize=True, **learning)
+        seeds = [game.seed for game in self.games]
+        seed = seeds if self.stacked else game.seed
+        streams, warm = [Stream(seed, "attack"), Stream(seed, "radii")], list[WarmStart]()
+        losses: dict[str, Any] = {"loss": LOSSES[game.loss], "adversary_loss": LOSSES[game.adversary_loss]}
+        losses["clean_share"] = game.clean_share
+        if game.recurrent:
+            warm = [WarmStart(len(self.data), self.data.shape, seed, self.data.images.device)]
+            radii = Radii(game.eps, game.eps_low, streams[1])
+            move = pursuit(defender, adversary, self.threat, radii, streams[0], warm=warm[0], **losses)
+        else:
+            move = duel(defender, adversary, self.threat, game.dynamic, **losses)
         settings = Training(batch_size=batch_size, max_epochs=epochs, patience=epochs + 1, min_lr=0.0)
 
         def take(epoch: Epoch, progress: Progress) -> None:
@@ -202,14 +242,15 @@ class _Match:
                     why = f"diverged in epoch {progress.epoch}: a loss or gradient is not finite; {ADVICE}"
                     gone[self.games[number]] = why
 
-        seeds = [game.seed for game in self.games]
         try:
             train(
                 move,
                 self.data,
                 (adversary, defender),
                 settings,
-                seed=seeds if self.stacked else game.seed,
+                seed=seed,
+                streams=streams,
+                warm=warm,
                 on_epoch=take,
                 after_epoch=dismiss,
             )
@@ -246,7 +287,7 @@ def _check_alike(games: Sequence[Game]) -> None:
     """Raises InputError where games differ in a setting, or two would train the same network."""
     if not games:
         raise InputError("fit_together needs at least one game; got none")
-    for number, name in product(range(len(games)), SETTINGS):
+    for number, name in product(range(len(games)), ALIKE):
         expected, came = getattr(games[0], name), getattr(games[number], name)
         if came != expected:
             raise InputError(
@@ -259,6 +300,15 @@ def _check_alike(games: Sequence[Game]) -> None:
             for tensor in chain(network.parameters(), network.buffers()):
                 if (owner := owners.setdefault(tensor, number)) != number:
                     raise InputError(f"games {owner} and {number} share a network; make one for each game")
+
+
+def _stacked(adversaries: Sequence[AnyAdversary], probe: Tensor) -> AnyAdversary:
+    """One stack of adversaries of either kind; raises CannotStack where they are of both."""
+    recurrent = [a for a in adversaries if isinstance(a, RecurrentAdversary)]
+    networks = [a for a in adversaries if isinstance(a, Adversary)]
+    if recurrent and networks:
+        raise CannotStack("a stack needs adversaries of one kind, got networks and recurrent ones")
+    return stack_recurrent(recurrent) if recurrent else stack_adversaries(networks, probe)
 
 
 def _device_of(model: nn.Module) -> torch.device:

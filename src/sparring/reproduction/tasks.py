@@ -183,11 +183,11 @@ def _judged(variant: str, trained: Trained, record: RunRecord, fresh: LearnedAtt
         claim="D3" if variant in CAPACITY else "D1",
         variant=variant,
         seed=run.seed,
-        eps=run.eps,
+        eps=run.judged,
         clean=clean(defender, test).accuracy,
         in_game=attacked(defender, test, own, own.threat).accuracy,
         fresh=attacked(defender, test, fresh, fresh.threat).accuracy,
-        fgsm=fgsm_curve(defender, test, [run.eps])[run.eps].accuracy,
+        fgsm=fgsm_curve(defender, test, [run.judged])[run.judged].accuracy,
         defender_parameters=record.defender_parameters,
         adversary_parameters=record.adversary_parameters,
         epochs=record.epochs,
@@ -235,7 +235,7 @@ def measure_transfer(plan: Plan, seed: int) -> bool:
     out, names = plan.paths, _trained(plan, seed)
     test = load_once(plan.data)[1].to(plan.device)
     trained = {name: load(out.run(name, seed).folder) for name in names}
-    eps = next(iter(trained.values())).run.eps if trained else 0.1
+    eps = next(iter(trained.values())).run.judged if trained else 0.1
     defenders = {name: one.defender.to(plan.device) for name, one in trained.items()}
     co_trained = {name: one.adversary.to(plan.device) for name, one in trained.items() if one.adversary}
     alone = {f"{n} (alone)": one.trained_alone.to(plan.device) for n, one in trained.items() if one.trained_alone}
