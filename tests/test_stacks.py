@@ -1,16 +1,18 @@
 """A stack of S copies computes, and is trained to, exactly what its copies would alone."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import sparring
 from sparring.adversaries import BOUNDS, Adversary, Seen, n_features, stack_adversaries
 from sparring.adversaries.adversary import Layout
 from sparring.attacks import PGD, Attack, LearnedAttack, Noise, WorstCase, fgsm
 from sparring.data.batches import Data
+from sparring.errors import InputError
 from sparring.evaluation import attacked, clean, pgd_curve
 from sparring.game import (
     Dynamic,
@@ -376,3 +378,12 @@ def test_a_stack_is_evaluated_as_its_copies_alone_each_on_what_it_still_withstan
         assert torch.equal(mixed.correct[s], alone.correct)
         torch.testing.assert_close(mixed.logits[s], alone.logits)
     assert len({n for eps, n in fallen if eps == 0.1}) > 1, "copies of which others fall"
+
+
+@pytest.mark.parametrize("call", ["evaluate", "worst_case", "audit"])
+def test_what_takes_one_network_refuses_a_stack_in_a_sentence(call: str) -> None:
+    both = stack([mlp((1, 8, 8), [8, 10]) for _ in range(2)])
+    test = sparring.data.load("digits")[1]
+    more: dict[str, Any] = {"suite": lambda threat: [("FGSM", fgsm(threat))]} if call == "worst_case" else {}
+    with pytest.raises(InputError, match=rf"{call} takes one network, got a stack of 2; .*copy_to"):
+        getattr(sparring, call)(both, test, eps=[0.1], **more)

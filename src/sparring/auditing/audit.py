@@ -29,6 +29,7 @@ from sparring.auditing.verdict import AttackRow, Audit, Headline, SelfTest
 from sparring.data import Data, as_data
 from sparring.environment import commit
 from sparring.errors import InputError
+from sparring.models import check_single
 from sparring.threat import ThreatModel, check_eps
 
 CHECKS: dict[str, Callable[[Evidence], Check]] = {
@@ -67,6 +68,7 @@ def audit(
     more checks; what is missing is listed as skipped. `more` are other fields of `Subject`. `strict` counts what warned or was
     skipped as failed. `store` keeps finished pieces of the worst case. The model is left as it was.
     """
+    check_single(model, "audit")
     grid = [eps.eps] if isinstance(eps, ThreatModel) else [eps] if isinstance(eps, int | float) else list(eps)
     subject = Subject(
         model=model,

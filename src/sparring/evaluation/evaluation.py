@@ -15,6 +15,7 @@ from sparring.evaluation.accuracy import Outcome, aimed, clean, curve, pgd_curve
 from sparring.evaluation.calibration import calibrate
 from sparring.evaluation.one_step import fgsm_curve, one_step_curve
 from sparring.evaluation.statistics import Interval, wilson
+from sparring.models import check_single
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel, check_eps
 
@@ -86,6 +87,7 @@ def evaluate(
     then no accuracy is reported.
     """
     grid = [check_eps(value) for value in ([eps] if isinstance(eps, int | float) else eps)]
+    check_single(model, "evaluate")
     test = _with_the_models_classes(as_data(data), model) if not isinstance(data, Data) else data
     device = next((p.device for p in model.parameters()), test.images.device)
     test = test.to(device)

@@ -19,6 +19,7 @@ from sparring.errors import InputError
 from sparring.evaluation.pieces import code, fingerprint, pieces
 from sparring.evaluation.standing import CLEAN, GREY, ROUNDING, SWAP, Stage, Standing
 from sparring.evaluation.statistics import Interval, wilson
+from sparring.models import check_single
 from sparring.threat import ThreatModel, check_eps
 
 Suite = Callable[
@@ -88,6 +89,7 @@ def worst_case(
     `interrupted` is asked after each batch for the number of a signal that has come. Raises InputError where an attack leaves
     the threat model, Interrupted, and Busy where another process uses the store.
     """
+    check_single(model, "worst_case")
     grid = _checked_grid(eps)
     size = 500 if batch_size is None else batch_size
     if size < 1:

@@ -123,7 +123,7 @@ def best_response(
         mean = losses.detach().mean(-1)
         return {
             "adversary_loss": mean,
-            "perturbed_accuracy": _accuracy(logits.detach(), y),
+            "perturbed_accuracy": accuracy(logits.detach(), y),
             "clipped": at_the_edge(x_adv.detach(), threat),
         }
 
@@ -197,7 +197,7 @@ def _right(logits: Tensor, y: Tensor) -> Tensor:
     return (logits.contiguous().argmax(-1) == y).float()  # over what lies side by side argmax is five times as fast
 
 
-def _accuracy(logits: Tensor, y: Tensor) -> Tensor:
+def accuracy(logits: Tensor, y: Tensor) -> Tensor:
     return _right(logits, y).mean(-1)
 
 

@@ -1,14 +1,15 @@
-"""The move of the recurrent game: the adversary asks for gradients, query after query, and both players learn from its end."""
+"""The moves of the recurrent adversary: it asks for gradients, query after query, and learns from where that ends."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparring import modes
 from sparring.adversaries import RecurrentAdversary
 from sparring.attacks.learned import pursue
-from sparring.game.moves import Batch, Metrics, Move, at_the_edge, check_maximizes
+from sparring.game.moves import Batch, Metrics, Move, accuracy, at_the_edge, check_maximizes
 from sparring.game.player import Player
 from sparring.game.radii import Radii
 from sparring.game.warm import WarmStart
@@ -65,5 +66,34 @@ def pursuit(
             -1
         )  # at what the defender was shown, with its batch's statistics
         return {"adversary_loss": found, **batch.metrics(logits, losses), "clipped": at_the_edge(x_adv, threat)}
+
+    return move
+
+
+def recurrent_response(
+    adversary: Player,
+    models: Sequence[nn.Module],
+    threat: ThreatModel,
+    radii: Radii,
+    stream: Stream,
+    *,
+    loss: Loss = log_odds,
+) -> Move:
+    """Only the adversary steps, against frozen models, one a step in turn: a learned attack, trained to be used on others.
+
+    It starts at the examples, as it will where it attacks.
+    """
+    check_maximizes(adversary)
+    network = adversary.network
+    assert isinstance(network, RecurrentAdversary)
+
+    def move(x: Tensor, y: Tensor) -> Metrics:
+        model, aimed = models[stream.position[-1] % len(models)], radii.aim(threat, y)
+        u = pursue(network, model, aimed, x, y, torch.zeros_like(x))
+        with modes.frozen(model):
+            logits = model(aimed.moved(x, u))
+        losses = loss(logits, y)
+        adversary.step(objective(losses))
+        return {"adversary_loss": losses.detach().mean(-1), "perturbed_accuracy": accuracy(logits.detach(), y)}
 
     return move

@@ -3,7 +3,7 @@
 from sparring.models.functional import FunctionalStack, check_stackable
 from sparring.models.mlp import MLP, mlp
 from sparring.models.normalize import Normalize
-from sparring.models.stack import Shared, StackedMLP, copy_to, keep_copies, stack
+from sparring.models.stack import Shared, StackedMLP, check_single, copy_to, keep_copies, stack
 
 __all__ = [
     "MLP",
@@ -11,6 +11,7 @@ __all__ = [
     "Normalize",
     "Shared",
     "StackedMLP",
+    "check_single",
     "check_stackable",
     "copy_to",
     "keep_copies",

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sparring.errors import CannotStack
+from sparring.errors import CannotStack, InputError
 from sparring.models.functional import FunctionalStack
 from sparring.models.mlp import MLP
 
@@ -63,6 +63,15 @@ def stack(networks: Sequence[nn.Module], probe: Tensor | None = None) -> nn.Modu
     if networks and all(_is_plain(network) for network in networks):
         return StackedMLP(networks)  # type: ignore[arg-type]
     return FunctionalStack(networks, probe)
+
+
+def check_single(model: nn.Module, what: str) -> None:
+    """Raises InputError for a stack, where `what` takes one network."""
+    if isinstance(model, StackedMLP | FunctionalStack):
+        n = len(next(model.parameters()))
+        raise InputError(
+            f"{what} takes one network, got a stack of {n}; take its copies out with sparring.models.copy_to, one by one"
+        )
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from sparring.records.audited import (
     CheckRecord,
     CheckStatus,
     HeadlineRecord,
+    LearnedAttackRecord,
     PayoffRecord,
     WorstCaseRecord,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "ExampleRecord",
     "ExploitabilityRecord",
     "HeadlineRecord",
+    "LearnedAttackRecord",
     "OutPaths",
     "PayoffRecord",
     "Protocol",

@@ -105,6 +105,24 @@ class WorstCaseRecord:
 
 
 @dataclass(frozen=True)
+class LearnedAttackRecord:
+    """What an attack with `queries` gradients leaves of a defender; the learned one was trained on other defenders."""
+
+    recipe: str
+    seed: int
+    eps: float
+    queries: int
+    attack: str
+    n: int
+    correct: int
+    accuracy: float
+    low: float  # Wilson
+    high: float
+    passes: int  # forwards and backwards of an example, in its training
+    seconds: float  # of its training, one core
+
+
+@dataclass(frozen=True)
 class PayoffRecord:
     """One cell of a game's memory: the defender of one epoch under the adversary of another, batch norm in evaluation mode."""
 

@@ -148,7 +148,7 @@ class OutPaths:
 
     def records(self, name: str) -> Path:
         """results, epochs, calibration, transfer, exploitability, readings, sweeps, summary, comparisons, examples, audits,
-        robust, worst, payoffs, responses, gaps."""
+        robust, worst, attack, payoffs, responses, gaps."""
         return self.folder / f"{name}.jsonl"
 
     def run(self, recipe: str, seed: int) -> RunPaths:

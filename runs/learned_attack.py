@@ -1,0 +1,109 @@
+"""The learned attack by itself: as many gradients as PGD and Auto-PGD, on defenders that it has never seen.
+
+    python runs/learned_attack.py OUT results/beyond-mnist [--queries 1 2 5 10] [--eps 0.1 0.2] [--examples 2000] [--steps 400]
+
+OUT holds the runs of `runs/beyond.py`. For every number of queries k one recurrent adversary with hidden units is trained
+against seed 0 of TRAINED_ON, on minibatches of training images with radii drawn from 0.01 to 0.3, and then attacks seed 1 of all
+SEEN_NOT. Beside it, with as many gradients: PGD from the example and from a random point, at four step sizes, of which the table
+keeps the strongest on these very images; and Auto-PGD on cross-entropy. The learned attack and PGD keep the point after their
+last step; Auto-PGD its best. What training costs is told in forward and backward passes of an example and in seconds of one core.
+Written: attack.jsonl.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sparring.adversaries import RecurrentAdversary
+from sparring.attacks import APGD, PGD, Attack, LearnedAttack
+from sparring.config import Training
+from sparring.data import Data
+from sparring.data.batches import stratified
+from sparring.evaluation.accuracy import attacked
+from sparring.evaluation.statistics import wilson
+from sparring.experiment import load, load_data
+from sparring.game import player, train
+from sparring.game.radii import Radii
+from sparring.game.unrolled import recurrent_response
+from sparring.process import on_one_thread
+from sparring.randomness import Stream
+from sparring.records import LearnedAttackRecord, OutPaths, write
+from sparring.threat import ThreatModel
+
+TRAINED_ON = ("gan_recurrent", "pgd_drawn", "fgsm_tenth")
+SEEN_NOT = ("gan_recurrent", "pgd_drawn", "fgsm_tenth", "pgd_tenth", "pgd2_drawn")
+HIDDEN, LARGEST, SMALLEST, BATCH = 24, 0.3, 0.01, 128
+REACHES = (1.0, 1.5, 2.5, 4.0)
+
+
+def learned(queries: int, models: list[nn.Module], data: Data, steps: int) -> tuple[RecurrentAdversary, float]:
+    """An adversary trained against these models, and the seconds that took."""
+    started = time.perf_counter()
+    draws = torch.Generator().manual_seed(0)
+    adversary = RecurrentAdversary(
+        data.shape, queries=queries, hidden=HIDDEN, step=1.25 / queries**0.5, generator=draws
+    )
+    learner = player("adversary", adversary, maximize=True, kind="adam", lr=0.01, weight_decay=0.0, rate="constant")
+    attack, radii = Stream(0, "attack"), Stream(0, "radii")
+    move = recurrent_response(
+        learner, models, ThreatModel(LARGEST, data.shape), Radii(LARGEST, SMALLEST, radii), attack
+    )
+    some = data.take(torch.randperm(len(data), generator=draws)[: steps * BATCH])
+    train(move, some, [learner], Training(max_epochs=1, batch_size=BATCH), seed=0, streams=[attack, radii])
+    return adversary.eval(), time.perf_counter() - started
+
+
+def with_as_many(queries: int, threat: ThreatModel, data: Data) -> dict[str, Attack]:
+    """PGD at several step sizes and starts, and Auto-PGD, with this many gradients."""
+    made: dict[str, Attack] = {}
+    for reach in REACHES:
+        for start in (False, True):
+            name = f"PGD, {reach:g} eps in all, from {'a random point' if start else 'the example'}"
+            made[name] = PGD(threat, steps=queries, reach=reach, random_start=start, keep="last")
+    made["APGD-CE"] = APGD(threat, steps=queries)
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--queries", type=int, nargs="+", default=[1, 2, 5, 10])
+    parser.add_argument("--eps", type=float, nargs="+", default=[0.1, 0.2])
+    parser.add_argument("--examples", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=400)
+    options = parser.parse_args()
+    on_one_thread()
+    paths = OutPaths(options.out)
+    first = load(paths.run(TRAINED_ON[0], 0).folder)
+    train_on, test = load_data(first.run.data)
+    test = stratified(test, options.examples)
+    models: list[nn.Module] = [load(paths.run(name, 0).folder).defender for name in TRAINED_ON]
+    unseen = {name: load(paths.run(name, 1).folder).defender for name in SEEN_NOT if paths.run(name, 1).done.is_file()}
+    records: list[LearnedAttackRecord] = []
+    for queries in options.queries:
+        adversary, seconds = learned(queries, models, train_on, options.steps)
+        for name, model in unseen.items():
+            for eps in options.eps:
+                threat = ThreatModel(eps, test.shape)
+                attacks = {"learned": LearnedAttack(adversary, threat)} | with_as_many(queries, threat, test)
+                found = {key: attacked(model, test, attack, threat) for key, attack in attacks.items()}
+                pgd = min((key for key in found if key.startswith("PGD")), key=lambda key: found[key].accuracy)
+                for key in ("learned", pgd, "APGD-CE"):
+                    correct, n = int(found[key].correct.sum()), len(test)
+                    bounds = wilson(correct, n)
+                    passes = (queries + 1) * options.steps * BATCH if key == "learned" else 0
+                    cell = (name, 1, eps, queries, key, n, correct, correct / n, bounds.low, bounds.high)
+                    records.append(LearnedAttackRecord(*cell, passes, round(seconds, 1) if passes else 0.0))
+                left = " ".join(f"{100 * found[key].accuracy:.1f}" for key in ("learned", pgd, "APGD-CE"))
+                print(
+                    f"k {queries}, {name}, eps {eps:g}: learned, PGD, APGD {left}  ({pgd}; {seconds:.0f} s)", flush=True
+                )
+        write(OutPaths(options.results).records("attack"), records)
+
+
+if __name__ == "__main__":
+    main()
