@@ -27,7 +27,7 @@ RECIPES = {
     "gan_tanh_init": Look("Initialised GAN tanh", 5, (5, 3), "triangle-down"),
     "gan_scaled_init": Look("Initialised GAN scaled", 7, (5, 3), "cross"),
     "gan_recurrent": Look("GAN recurrent", 8, (), "triangle-right"),
-    "pgd_drawn": Look("PGD-7, radii drawn", 9, (8, 3), "diamond"),
+    "pgd_drawn": Look("PGD-7, radii drawn", 9, (3, 3), "diamond"),
     "fgsm_drawn": Look("FGSM, radii drawn", 10, (2, 2), "triangle-up"),
 }
 
