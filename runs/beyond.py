@@ -3,11 +3,13 @@
     sparring train gan_recurrent --data.name mnist --seeds 5 --out OUT       (and so for every regime of RECIPES)
     python runs/beyond.py OUT results/beyond-mnist [--eps 0.05 0.1 ...] [--whole RECIPE ...] [--examples 2000] [--workers 2]
 
-Attacks, in order of cost: FGSM, the run's own adversary, Auto-PGD on cross-entropy (100 steps), on the margin for the three
-strongest wrong classes, on DLR for all nine; each on what still stands, each example with what smaller radii broke. The regimes
-of `--whole` are attacked on all test images, the others on `--examples` of them. What is done is kept beside each run; the same
-command goes on. Written are worst.jsonl (every run at every radius), comparisons.jsonl (the game against each yardstick, paired
-by seed and image: Student's t over seeds, corrected by Holm over all radii and yardsticks), epochs.jsonl and README.md.
+Attacks, in order of cost: FGSM, the run's own adversary, Auto-PGD on cross-entropy (100 steps), Auto-PGD on the margin for the
+three strongest wrong classes; each on what still stands, each example with what smaller radii broke. The regimes of `--whole` are
+attacked on all test images, the others on `--examples` of them. `bench/attack.py --models gan_recurrent --runs OUT/runs` sets the
+library's standard suite and the official AutoAttack beside this. What is done is kept beside each run; the same command goes on,
+and seeds come in turn, so that it can be stopped at any time. Written are worst.jsonl (every run at every radius),
+comparisons.jsonl (the game against each yardstick, paired by seed and image: Student's t over seeds, corrected by Holm over all
+radii and yardsticks), epochs.jsonl and README.md.
 """
 
 import argparse
@@ -24,6 +26,7 @@ from sparring.data.batches import stratified
 from sparring.evaluation.statistics import compare, holm, mean_interval, t_test_p
 from sparring.evaluation.worst_case import worst_case
 from sparring.experiment import Trained, load, load_data
+from sparring.process import on_one_thread
 from sparring.records import ComparisonRecord, EpochRecord, OutPaths, RunPaths, WorstCaseRecord, read, write
 from sparring.reproduction.finished import each, finished
 from sparring.threat import ThreatModel
@@ -43,7 +46,6 @@ def suite(threat: ThreatModel, trained: Trained) -> list[tuple[str, Attack]]:
         *own,
         ("APGD-CE", APGD(threat)),
         ("APGD-margin, 3 targets", APGD(threat, "margin", targets=3)),
-        ("APGD-DLR, 9 targets", APGD(threat, "dlr", targets=9)),
     ]
 
 
@@ -171,11 +173,14 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("results", type=Path)
     parser.add_argument("--eps", type=float, nargs="+", default=GRID)
-    parser.add_argument("--whole", nargs="*", default=[GAME, "pgd_drawn"])
+    parser.add_argument("--recipes", nargs="+", default=SHOWN)
+    parser.add_argument("--whole", nargs="*", default=[])
     parser.add_argument("--examples", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    runs = [run for run in finished(options.out) if run.parent.name in SHOWN]
+    on_one_thread()
+    runs = [run for run in finished(options.out) if run.parent.name in options.recipes]
+    runs.sort(key=lambda run: (run.name, SHOWN.index(run.parent.name)))  # seed after seed
     rows: list[WorstCaseRecord] = []
 
     def told(made: list[WorstCaseRecord]) -> None:
