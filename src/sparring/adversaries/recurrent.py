@@ -68,29 +68,39 @@ class RecurrentAdversary(nn.Module):
 
         What is asked is not differentiated, nor is u where it multiplies a gradient.
         """
-        u, mean = start, None
+        u, before = start, None  # the mean of earlier gradients
         for k in range(self.queries):
             gradient, odds = ask(u.detach())
             gradient = scaled(gradient, len(self.shape))
-            mean = (1 - MEMORY) * gradient if mean is None else torch.lerp(mean, gradient, 1 - MEMORY)
+            mean = None if before is None else torch.lerp(before, gradient, 1 - MEMORY)
             answer = _within(self._cell(gradient, mean, u, x, odds, radius))
             u = _within(torch.addcmul(u, self._own(self.log_step.exp()[..., k]), answer))
+            if k + 1 < self.queries:
+                before = (1 - MEMORY) * gradient if mean is None else mean
         return u
 
     def extra_repr(self) -> str:
         return f"queries={self.queries}, hidden={self.hidden}, rounds={self.rounds}"
 
-    def _cell(self, gradient: Tensor, mean: Tensor, u: Tensor, x: Tensor, odds: Tensor, radius: Tensor) -> Tensor:
-        """The cell's answer before its bound, at every pixel, in few passes over them."""
+    def _cell(
+        self, gradient: Tensor, mean: Tensor | None, u: Tensor, x: Tensor, odds: Tensor, radius: Tensor
+    ) -> Tensor:
+        """The cell's answer before its bound, at every pixel, in few passes over them; no mean: it is of this gradient only."""
         of_gradient, of_mean, of_product, of_pixel = (self._own(w) for w in self.weight[..., :4].unbind(-1))
+        if mean is None:
+            of_gradient = of_gradient + (1 - MEMORY) * of_mean
         per_example = self.bias.unsqueeze(-1) + self.weight[..., 4, None] * radius
         per_example = per_example + self.weight[..., 5, None] * _squashed(odds)
-        answer = torch.addcmul(per_example[(..., *[None] * len(self.shape))], of_pixel, x)
-        answer = torch.addcmul(answer, of_mean, mean)
-        answer = torch.addcmul(answer, gradient, torch.addcmul(of_gradient, of_product, u.detach()))
+        answer = (x * of_pixel).add_(
+            per_example[(..., *[None] * len(self.shape))]
+        )  # in line: three times as fast as addcmul
+        if mean is not None:
+            answer = torch.addcmul(answer, of_mean, mean)
+        answer = torch.addcmul(answer, gradient, (u.detach() * of_product).add_(of_gradient))
         if self.hidden:
             over = (..., *[None] * len(self.shape))
             of_example = (radius[over].expand_as(x), _squashed(odds)[over].expand_as(x))
+            mean = (1 - MEMORY) * gradient if mean is None else mean
             answer = answer + self._hidden((gradient, mean, gradient * u.detach(), x, *of_example))
         return answer
 
@@ -120,11 +130,11 @@ def scaled(gradient: Tensor, n_own_axes: int) -> Tensor:
     """A gradient over each example's mean magnitude, within [-4, 4], in its own memory; 0 where it vanishes or is not finite."""
     own = tuple(range(-n_own_axes, 0))
     gradient = gradient.contiguous()  # a sum's is one number in many places
-    total = torch.linalg.vector_norm(gradient, 1, own, keepdim=True)
+    total = gradient.abs().sum(own, keepdim=True)
     if gradient.is_cuda or not torch.isfinite(total).all():  # asking a GPU would wait for it
         gradient.nan_to_num_(0.0, 0.0, 0.0)
         gradient.div_(gradient.abs().amax(own, keepdim=True).clamp(min=torch.finfo(gradient.dtype).tiny))
-        total = torch.linalg.vector_norm(gradient, 1, own, keepdim=True)
+        total = gradient.abs().sum(own, keepdim=True)
     mean = (total / (gradient.numel() // max(1, total.numel()))).clamp(min=torch.finfo(total.dtype).tiny)
     return gradient.div_(mean).clamp_(-LARGEST_GRADIENT, LARGEST_GRADIENT)
 

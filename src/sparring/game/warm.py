@@ -39,13 +39,15 @@ class WarmStart:
 
     def read(self, n: int) -> Tensor:
         """Where the last n examples of the minibatch were left: (n, *shape) or (S, n, *shape), in [-1, 1]."""
-        kept: Tensor = self.table[self._rows(n)].unflatten(-1, self.shape)
-        return kept.float().mul_(1 / LEVELS)
+        rows = self._rows(n)
+        kept = self.table.flatten(0, -2).index_select(0, rows.flatten())
+        return kept.view(*rows.shape, *self.shape).float().mul_(1 / LEVELS)
 
     def write(self, u: Tensor) -> None:
         """Keep where the minibatch's last examples, as many as these, are left now."""
         flat = u.detach().flatten(-len(self.shape))
-        self.table[self._rows(flat.shape[-2])] = (flat * LEVELS).round_().to(torch.int8)
+        rows, levels = self._rows(flat.shape[-2]), (flat * LEVELS).round_().to(torch.int8)
+        self.table.flatten(0, -2).index_copy_(0, rows.flatten(), levels.flatten(0, -2))
 
     def keep(self, index: Tensor) -> None:
         """Narrow a stack's table to the copies at these indices."""
@@ -58,9 +60,11 @@ class WarmStart:
     def load(self, state: dict[str, Tensor]) -> None:
         self.table.copy_(state["table"])
 
-    def _rows(self, n: int) -> tuple[Tensor, ...]:
+    def _rows(self, n: int) -> Tensor:
+        """Rows of the table with its copies one below the other, (n,) or (S, n)."""
         assert self._index is not None, "a warm start is opened by the training loop, at each minibatch"
         index = self._index[..., self._index.shape[-1] - n :]
         if index.ndim == 1:
-            return (index,)
-        return (torch.arange(len(index), device=index.device).unsqueeze(-1), index)
+            return index
+        first = torch.arange(len(index), device=index.device) * self.table.shape[1]
+        return index + first.unsqueeze(-1)

@@ -1,0 +1,94 @@
+"""What a step of the recurrent game costs beside PGD training with the same batches and radii.
+
+    python bench/recurrent.py [--examples 12800] [--rounds 5] [--seeds 5] [--json FILE]
+
+MNIST shapes, random pixels, the networks and settings of the recipes, a stack of seeds in one process on one thread. Regimes
+alternate within every round, an epoch each; ratios are to `pgd_drawn` of the same round: median [range]. Passes are counted, not
+timed: forwards and backwards of one example through the defender, over a step's batch.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import ours
+
+from sparring import recipes
+from sparring.adversaries import stack_recurrent
+from sparring.config import Run
+from sparring.data import Data
+from sparring.experiment import Streams, move_of, new_adversary, new_defender, new_player
+from sparring.game import train
+from sparring.game.warm import WarmStart
+from sparring.models import stack
+from sparring.process import keep_freed_memory, on_one_thread
+from sparring.threat import ThreatModel
+
+REGIMES = ("pgd_drawn", "pgd2_drawn", "fgsm_drawn", "gan_recurrent", "gan_recurrent_once", "gan_recurrent_fixed")
+
+
+def passes(run: Run) -> float:
+    """Forwards and backwards for each example of a batch: the attack's, and two for clean and perturbed."""
+    if run.recurrent is None:
+        return 2 + (run.opponent.steps if run.opponent.kind == "pgd" else 1)
+    every = run.recurrent.every
+    return 2 + run.recurrent.queries + (1 / every if every else 0)
+
+
+def epoch_of(name: str, data: Data, seeds: list[int]) -> ours.Callable[[], None]:
+    """One epoch of a regime for a stack of these seeds."""
+    run = recipes.recipe(name)
+    runs = [replace(run, seed=seed) for seed in seeds]
+    defenders = stack([new_defender(one, data.shape, data.n_classes) for one in runs])
+    defender = new_player("defender", defenders, run.defender.optimizer, maximize=False, n_copies=len(seeds))
+    players, adversary, warm = [defender], None, None
+    if run.recurrent is not None:
+        cells = stack_recurrent([new_adversary(one, data.shape) for one in runs])  # type: ignore[misc]
+        adversary = new_player("adversary", cells, run.recurrent.optimizer, maximize=True, n_copies=len(seeds))
+        players = [adversary, defender]
+        warm = WarmStart(len(data), data.shape, seeds) if run.recurrent.warm else None
+    streams = Streams.of(seeds)
+    move = move_of(run, defender, adversary, ThreatModel(run.eps, data.shape), streams, warm)
+    settings = replace(run.training, max_epochs=1)
+    tables = [warm] if warm else []
+    return lambda: train(move, data, players, settings, seed=seeds, streams=list(streams), warm=tables) and None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--examples", type=int, default=12800)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    on_one_thread()
+    keep_freed_memory()
+    data, seeds = ours.random_data(options.examples), list(range(options.seeds))
+    steps = options.examples // recipes.gan_recurrent().training.batch_size
+    epochs = {name: epoch_of(name, data, seeds) for name in REGIMES}
+    times: dict[str, list[float]] = {name: [] for name in REGIMES}
+    for number in range(options.rounds + 1):
+        for name, epoch in epochs.items():
+            started = time.perf_counter()
+            epoch()
+            if number:  # the first round warms up
+                times[name].append(1e3 * (time.perf_counter() - started) / steps / options.seeds)
+    rows = []
+    for name in REGIMES:
+        ratios = [own / pgd for own, pgd in zip(times[name], times[REGIMES[0]], strict=True)]
+        row = {"training": name, "ms": statistics.median(times[name]), "ratio": statistics.median(ratios)}
+        row |= {"lowest": min(ratios), "highest": max(ratios), "passes": passes(recipes.recipe(name))}
+        rows.append(row)
+        share = row["passes"] / passes(recipes.recipe(REGIMES[0]))
+        spread = f"{row['ratio']:.2f} [{row['lowest']:.2f}, {row['highest']:.2f}]"
+        counted = f"{row['passes']:.2f}, {share:.2f} of PGD-7's"
+        print(f"{name:<20} {row['ms']:6.2f} ms a seed and step, {spread} of PGD-7's; passes {counted}", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps({"settings": vars(options) | {"json": None}, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
