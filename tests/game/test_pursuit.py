@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import sparring
 from sparring.adversaries import RecurrentAdversary, stack_recurrent
-from sparring.attacks import PGD, Attack, Noise, fgsm
-from sparring.game import Metrics, Player, against, player
+from sparring.attacks import PGD, Attack, LearnedAttack, Noise, fgsm
+from sparring.config import Training
+from sparring.evaluation import attacked
+from sparring.game import Metrics, Player, against, player, train
 from sparring.game.radii import Radii
-from sparring.game.unrolled import pursuit
+from sparring.game.unrolled import pursuit, recurrent_response
 from sparring.game.warm import WarmStart
 from sparring.losses import cross_entropy, margin
 from sparring.models import copy_to, mlp, stack
@@ -531,3 +534,42 @@ def test_the_cosine_takes_every_copys_own_rate_down() -> None:
     for epochs in (1, 2):
         falling.end_epoch(epochs, torch.tensor([1.0, 2.0, 3.0]))
     assert falling.optimizer.lr.tolist() == pytest.approx([0.2, 0.0, 0.4])
+
+
+# The learned attack by itself
+
+
+def test_a_response_faces_the_models_in_turn_and_leaves_them_as_they_are() -> None:
+    models = [mlp(SHAPE, [8, 10], generator=torch.Generator().manual_seed(seed)).eval() for seed in range(3)]
+    before = [{name: t.clone() for name, t in model.state_dict().items()} for model in models]
+    asked: list[int] = []
+    for number, model in enumerate(models):
+        model.register_forward_pre_hook(lambda module, given, number=number: asked.append(number))
+    learner = player("adversary", RecurrentAdversary(SHAPE), maximize=True, kind="adam", lr=0.01, weight_decay=0.0)
+    stream = Stream(0, "attack")
+    move = recurrent_response(learner, models, ThreatModel(0.1, SHAPE), Radii(0.1, None, Stream(0, "radii")), stream)
+    x, y = torch.rand(6, *SHAPE), torch.arange(6)
+    for step in range(4):
+        stream.seek(0, step)
+        metrics = move(x, y)
+    assert asked == [*[0] * 3, *[1] * 3, *[2] * 3, *[0] * 3]  # two queries, and the loss at the end
+    assert set(metrics) == {"adversary_loss", "perturbed_accuracy"}
+    for model, was in zip(models, before, strict=True):
+        assert all(torch.equal(t, was[name]) for name, t in model.state_dict().items())
+        assert not model.training and all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def test_learning_makes_the_attack_stronger_on_a_defender_it_has_not_seen() -> None:
+    train_on, test = sparring.data.load("digits")
+    defenders = []
+    for seed in range(2):
+        network = mlp(train_on.shape, [32, 10], generator=torch.Generator().manual_seed(seed))
+        defenders.append(sparring.Game(network, eps=0.2, seed=seed).fit(train_on, epochs=5).defender)
+    threat, streams = ThreatModel(0.2, train_on.shape), [Stream(0, "attack"), Stream(0, "radii")]
+    adversary = RecurrentAdversary(train_on.shape, queries=3, step=0.2)
+    untrained = copy.deepcopy(adversary)
+    learner = player("adversary", adversary, maximize=True, kind="adam", lr=0.02, weight_decay=0.0, rate="constant")
+    move = recurrent_response(learner, defenders[:1], threat, Radii(0.2, None, streams[1]), streams[0])
+    train(move, train_on, [learner], Training(max_epochs=4), seed=0, streams=streams)
+    left = [attacked(defenders[1], test, LearnedAttack(one, threat), threat).accuracy for one in (untrained, adversary)]
+    assert left[1] < left[0] - 0.02
