@@ -106,6 +106,11 @@ def headline(paths: records.OutPaths) -> str:
     for name in dict.fromkeys(record.recipe for record in summary):
         cells = [_cell(found.get((name, of))) for of in columns.values()]
         lines.append(f"{name:<16}" + "".join(f"{cell:>20}" for cell in cells))
+    names = dict.fromkeys(record.recipe for record in summary)
+    both = {name: [found.get((name, columns[column])) for column in ("in-game .1", "PGD .1")] for name in names}
+    gaps = [f"{name} {100 * (own.mean - pgd.mean):.1f}" for name, (own, pgd) in both.items() if own and pgd]
+    if gaps:
+        lines.append(f"in-game less PGD, in points, 0 where the game's own adversary is a real one: {', '.join(gaps)}")
     return "\n".join(lines)
 
 
