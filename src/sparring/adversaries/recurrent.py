@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from sparring.adversaries.adversary import Seen
 from sparring.errors import CannotStack
 
-Asked = Callable[
-    [Tensor], tuple[Tensor, Tensor]
-]  # u -> the gradient of the log odds there, to be written over; these (...)
+# u -> the gradient of the log odds there, which may be written over, and these, (...)
+Asked = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 FEATURES = ("gradient", "its mean so far", "gradient x perturbation", "pixel", "radius", "log odds")
 MEMORY = 0.75  # share of the earlier gradients in their mean
@@ -91,9 +90,8 @@ class RecurrentAdversary(nn.Module):
             of_gradient = of_gradient + (1 - MEMORY) * of_mean
         per_example = self.bias.unsqueeze(-1) + self.weight[..., 4, None] * radius
         per_example = per_example + self.weight[..., 5, None] * _squashed(odds)
-        answer = (x * of_pixel).add_(
-            per_example[(..., *[None] * len(self.shape))]
-        )  # in line: three times as fast as addcmul
+        # one number for many pixels is broadcast three times as fast by mul and add as by addcmul
+        answer = (x * of_pixel).add_(per_example[(..., *[None] * len(self.shape))])
         if mean is not None:
             answer = torch.addcmul(answer, of_mean, mean)
         answer = torch.addcmul(answer, gradient, (u.detach() * of_product).add_(of_gradient))

@@ -62,9 +62,7 @@ def pursuit(
         losses = loss(logits, batch.y)
         defender.step(objective(losses))
         game = logits.detach().narrow(batch.dim, batch.n_clean, batch.n_game)
-        found = adversary_loss(game, batch.y_game).mean(
-            -1
-        )  # at what the defender was shown, with its batch's statistics
+        found = adversary_loss(game, batch.y_game).mean(-1)  # with the statistics of the defender's batch
         return {"adversary_loss": found, **batch.metrics(logits, losses), "clipped": at_the_edge(x_adv, threat)}
 
     return move
