@@ -13,7 +13,7 @@ radii and yardsticks), epochs.jsonl and README.md.
 """
 
 import argparse
-import statistics
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ import numpy as np
 from sparring import recipes
 from sparring.attacks import APGD, Attack, LearnedAttack, fgsm
 from sparring.data.batches import stratified
-from sparring.evaluation.statistics import compare, holm, mean_interval, t_test_p
+from sparring.evaluation.statistics import compare, holm, mean_interval, t_test_p, wilson
 from sparring.evaluation.worst_case import worst_case
 from sparring.experiment import Trained, load, load_data
 from sparring.process import on_one_thread
@@ -125,24 +125,30 @@ def compared(out: Path, rows: Sequence[WorstCaseRecord], grid: Sequence[float]) 
     return made
 
 
-def page(rows: Sequence[WorstCaseRecord], tests: Sequence[ComparisonRecord], grid: Sequence[float], call: str) -> str:
+def page(
+    rows: Sequence[WorstCaseRecord],
+    tests: Sequence[ComparisonRecord],
+    grid: Sequence[float],
+    call: str,
+    convolution: str,
+) -> str:
     """The folder's README."""
-    seeds = sorted({row.seed for row in rows})
     head = " | ".join(f"eps {eps:g}" for eps in grid)
     text = [
         "# Beyond the paper",
         "",
-        f"Written by `{call}`. Images that survive every attack, in %: mean over {len(seeds)} seeds [95 % t interval]. Attacks: "
-        f"{', '.join(rows[-1].attacks)}. Images: n. Training: seconds of one core, a seed's share of a stack.",
+        f"Written by `{call}`. Images that survive every attack, in %: mean over seeds [95 % t interval]. Attacks: "
+        f"{', '.join(rows[-1].attacks)}. Images: n. Passes: forwards and backwards through the "
+        "defender for each training example and epoch.",
         "",
-        f"| training | clean | {head} | n | epochs | seconds |",
-        f"|---|---|{'---|' * (len(grid) + 3)}",
+        f"| training | clean | {head} | n | seeds | epochs | passes |",
+        f"|---|---|{'---|' * (len(grid) + 4)}",
     ]
     for name in [name for name in SHOWN if any(row.recipe == name for row in rows)]:
         own = [row for row in rows if row.recipe == name]
         cells = [_cell([row.accuracy for row in own if row.eps == eps]) for eps in (0.0, *grid)]
-        seconds = statistics.fmean(row.seconds for row in own)
-        text.append(f"| {name} | {' | '.join(cells)} | {own[0].n:,} | {own[0].epochs} | {seconds:.0f} |")
+        seeds, run = len({row.seed for row in own}), recipes.recipe(name)
+        text.append(f"| {name} | {' | '.join(cells)} | {own[0].n:,} | {seeds} | {own[0].epochs} | {run.passes:.2f} |")
     text += ["", *(f"- `{name}`: {recipes.describe(name)}" for name in SHOWN), ""]
     if tests:
         text += [
@@ -161,25 +167,43 @@ def page(rows: Sequence[WorstCaseRecord], tests: Sequence[ComparisonRecord], gri
                 )
                 cells.append(f"**{cell}**" if test.holds and test.eps else cell)
             text.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(text) + "\n"
+    return "\n".join([*text, "", convolution]).rstrip() + "\n"
 
 
-def in_short(rows: Sequence[WorstCaseRecord], grid: Sequence[float]) -> str:
+def in_short(rows: Sequence[WorstCaseRecord], grid: Sequence[float], convolution: str) -> str:
     """The README's table: the game and what it is measured against."""
     shown = [name for name in ("gan_recurrent", *YARDSTICKS) if any(row.recipe == name for row in rows)]
-    seeds, n = len({row.seed for row in rows if row.recipe == GAME}), next(row.n for row in rows if row.recipe == GAME)
+    counts = {name: len({row.seed for row in rows if row.recipe == name}) for name in shown}
+    n = next(row.n for row in rows if row.recipe == GAME)
     text = [
-        f"MNIST, the paper's MLP, {n:,} test images, {seeds} seeds; images that survive every attack of `runs/beyond.py`, in %: "
+        f"MNIST, the paper's MLP, {n:,} test images; images that survive every attack of `runs/beyond.py`, in %: "
         "an upper bound on robust accuracy. [All regimes, paired tests and costs](results/beyond-mnist/README.md).",
         "",
-        f"| training | clean | {' | '.join(f'eps {eps:g}' for eps in grid)} |",
-        f"|---|---|{'---|' * len(grid)}",
+        f"| training | seeds | clean | {' | '.join(f'eps {eps:g}' for eps in grid)} |",
+        f"|---|---|---|{'---|' * len(grid)}",
     ]
     for name in shown:
         own = [row for row in rows if row.recipe == name]
         cells = [_cell([row.accuracy for row in own if row.eps == eps]) for eps in (0.0, *grid)]
-        text.append(f"| `{name}` | {' | '.join(cells)} |")
-    return "\n".join(["", *text, ""])
+        text.append(f"| `{name}` | {counts[name]} | {' | '.join(cells)} |")
+    return "\n".join(["", *text, "", convolution]).rstrip() + "\n"
+
+
+def convolutional(results: Path) -> str:
+    """What `runs/conv.py` found, in a paragraph; nothing where it has not run."""
+    path = results / "conv.json"
+    if not path.is_file():
+        return ""
+    found = json.loads(path.read_text())
+    left = [
+        f"{name} leaves {100 * n / found['n']:.1f} % [{100 * found['low'][name]:.1f}, {100 * wilson(n, found['n']).high:.1f}]"
+        for name, n in found["left"].items()
+    ]
+    return (
+        f"A small convolutional network at eps {found['eps']:g}, one seed, {found['epochs']} epochs in {found['seconds']} s on "
+        f"{found['threads']} thread (`python runs/conv.py OUT results/beyond-mnist`): {100 * found['clean']:.2f} % clean; of "
+        f"{found['n']:,} test images {', '.join(left)}."
+    )
 
 
 def _cell(values: Sequence[float]) -> str:
@@ -196,6 +220,7 @@ def main() -> None:
     parser.add_argument("--whole", nargs="*", default=[])
     parser.add_argument("--examples", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--read", action="store_true", help="attack nothing: tests and pages again, from worst.jsonl")
     parser.add_argument("--readme", action="store_true", help="also fill the table in README.md")
     options = parser.parse_args()
     on_one_thread()
@@ -208,7 +233,10 @@ def main() -> None:
         shares = " ".join(f"{100 * row.accuracy:.1f}" for row in made)
         print(f"{made[0].recipe} seed {made[0].seed}: {shares}  (n = {made[0].n})", flush=True)
 
-    each(partial(attack_run, options=options), runs, options.workers, told)
+    if options.read:
+        rows = read(OutPaths(options.results).records("worst"), WorstCaseRecord)
+    else:
+        each(partial(attack_run, options=options), runs, options.workers, told)
     rows.sort(key=lambda row: (SHOWN.index(row.recipe), row.seed, row.eps))
     out = OutPaths(options.results)
     options.results.mkdir(parents=True, exist_ok=True)
@@ -216,12 +244,13 @@ def main() -> None:
     write(out.records("worst"), rows)
     write(out.records("comparisons"), tests)
     write(out.records("epochs"), [r for run in runs for r in read(RunPaths(run).epochs, EpochRecord)])
+    convolution = convolutional(options.results)
     call = "python runs/beyond.py OUT results/beyond-mnist"
-    (options.results / "README.md").write_text(page(rows, tests, options.eps, call), encoding="utf-8")
+    (options.results / "README.md").write_text(page(rows, tests, options.eps, call, convolution), encoding="utf-8")
     if options.readme:
         readme = Path(__file__).parent.parent / "README.md"
         before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
-        table = in_short(rows, options.eps)
+        table = in_short(rows, options.eps, convolution)
         readme.write_text(before + BEGIN + table + END + rest.split(END)[1], encoding="utf-8")
 
 

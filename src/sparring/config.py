@@ -269,6 +269,17 @@ class Run:
         return self.eps if self.eps_low is None else min(max(PAPERS, self.eps_low), self.eps)
 
     @property
+    def passes(self) -> float:
+        """Forwards and backwards through the defender for each training example and epoch: the opponent's, and its own."""
+        share = 1.0 if self.training.mix == "both" else 1 - self.training.clean_share
+        asked = {"none": 0.0, "noise": 0.0, "fgsm": 1.0, "pgd": float(self.opponent.steps)}.get(self.opponent.kind, 0.0)
+        if self.adversary is not None:
+            asked = float(self.play.adversary_steps)
+        if (r := self.recurrent) is not None:
+            asked = r.queries + (1 / r.every if r.every else 0.0)
+        return share * asked + (2.0 if self.training.mix == "both" else 1.0)
+
+    @property
     def learner(self) -> Adversary | Recurrent | None:
         """The settings of the learned opponent, of either kind."""
         return self.adversary or self.recurrent
