@@ -137,8 +137,8 @@ def page(
     text = [
         "# Beyond the paper",
         "",
-        f"`sparring train TRAINING --data.name mnist --seeds SEEDS --out OUT`, then `{call}`. MNIST, the paper's MLP. Images that "
-        f"survive every attack, in %: mean over seeds [95 % t interval]. Attacks: {', '.join(rows[-1].attacks)}. Images: n. "
+        f"`sparring train TRAINING --data.name mnist --seeds SEEDS --out OUT`, then `{call}`. MNIST, the paper's MLP. Images "
+        f"that survive every attack, in %: mean over seeds [95 % t interval]. Attacks: {', '.join(rows[-1].attacks)}. Images: n. "
         "Passes: forwards and backwards through the defender for each training example and epoch.",
         "",
         f"| training | clean | {head} | n | seeds | epochs | passes |",
