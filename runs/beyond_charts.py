@@ -48,7 +48,13 @@ def robustness(rows: list[dict[str, Any]]) -> alt.LayerChart:
     colours = [colour for name, colour in SHOWN.values() if name in names]
     base = alt.Chart(alt.Data(values=rows)).encode(
         x=alt.X("eps:Q", title="radius of the attack (eps)"),
-        color=alt.Color("training:N", title=None, legend=alt.Legend(symbolOpacity=1), sort=names, scale=alt.Scale(domain=names, range=colours)),
+        color=alt.Color(
+            "training:N",
+            title=None,
+            legend=alt.Legend(symbolOpacity=1),
+            sort=names,
+            scale=alt.Scale(domain=names, range=colours),
+        ),
     )
     y = alt.Y("left:Q", title="images that survive every attack", axis=AXIS, scale=alt.Scale(domain=[0, 1]))
     band = base.mark_area(opacity=0.2).encode(y=alt.Y("low:Q", title=""), y2="high:Q")
