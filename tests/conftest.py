@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
 try:
@@ -15,6 +17,18 @@ except ImportError:  # the tests of run.py need no torch
     _torch = None  # type: ignore[assignment]
 else:
     _torch.set_num_threads(1)
+    _MATMUL: Any = getattr(_torch.backends.mkldnn, "matmul", None)
+    _PRODUCTS = getattr(_MATMUL, "fp32_precision", None)
+
+
+@pytest.fixture(autouse=True)
+def products() -> Iterator[None]:
+    """Whatever called what our own processes call at their start: the next test multiplies as PyTorch does by itself."""
+    if _torch is not None and _PRODUCTS is not None:
+        _MATMUL.fp32_precision = _PRODUCTS  # a fixture of wider scope may have set it
+    yield
+    if _torch is not None and _PRODUCTS is not None:
+        _MATMUL.fp32_precision = _PRODUCTS
 
 
 @pytest.fixture
