@@ -57,7 +57,9 @@ def table(source: Source) -> list[Row]:
 
 def sentences(source: Source) -> list[str]:
     """What was found: the game, what is left after the audit, N8; a sentence without its records is left out."""
-    made = [_game(source), _audited(source) or _strongest(source), _readings(source)]
+    papers = [game for game in source.games if game not in words.BEYOND]
+    beyond = [game for game in source.games if game in words.BEYOND]
+    made = [_game(source, papers), _game(source, beyond), _audited(source) or _strongest(source), _readings(source)]
     return [sentence.replace(" %", "\u00a0%") for sentence in made if sentence]
 
 
@@ -98,8 +100,8 @@ def _row(source: Source, recipe: str) -> Row:
     )
 
 
-def _game(source: Source) -> str:
-    eps, games = source.head.eps, source.games
+def _game(source: Source, games: Sequence[str]) -> str:
+    eps = source.head.eps
     pairs = [(found(source, "in_game", g), found(source, "fresh", g)) for g in games]
     whole = [(a, b) for a, b in pairs if a and b]
     if not whole:

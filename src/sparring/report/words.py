@@ -31,6 +31,8 @@ RECIPES = {
     "fgsm_drawn": Look("FGSM, radii drawn", 10, (2, 2), "triangle-up"),
 }
 
+BEYOND = ("gan_recurrent", "pgd_drawn", "fgsm_drawn")  # what the paper does not have; told apart from its games
+
 # (light, dark) per slot, after Okabe and Ito 2008; the initialised games are lighter and dashed
 PALETTE = (
     ("#5d6673", "#aab3bf"),
