@@ -36,7 +36,7 @@ from sparring.records import (
     write,
     write_json,
 )
-from sparring.report import pixels, svg, words, write_report
+from sparring.report import headline, pixels, source, svg, words, write_report
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "path", "rect", "line"}
 FEW = ("vanilla", "fgsm", "gan_tanh")
@@ -435,3 +435,18 @@ def test_no_record_file_is_changed(sketch: Path, tmp_path: Path) -> None:
     rendered(sketch)
     for path in copy.iterdir():
         assert (sketch / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_game_that_holds_has_a_sentence_of_its_own(tmp_path: Path) -> None:
+    folder = fabricated.write_folder(tmp_path / "out")
+    path = OutPaths(folder).records("summary")
+    records = read(path, SummaryRecord)
+    beyond = [
+        dataclasses.replace(r, recipe="gan_recurrent", mean=0.84 if r.metric == "in_game" else r.mean)
+        for r in records
+        if r.recipe == "gan_tanh"
+    ]
+    write(path, [*records, *beyond])
+    said = headline.sentences(source.load(folder))
+    papers, own = (next(s for s in said if s.startswith(start)) for start in ("Each game", "The defender of GAN rec"))
+    assert "84.0" in own and "84.0" not in papers
