@@ -81,7 +81,7 @@ def strength(records: list[LearnedAttackRecord]) -> alt.HConcatChart:
                 x=alt.X("queries:O", title="gradients", axis=alt.Axis(labelAngle=0)),
                 y=alt.Y("left:Q", title=f"accuracy left, eps {eps:g}", axis=AXIS, scale=alt.Scale(zero=False)),
                 color=alt.Color("on:N", title="defender"),
-                strokeDash=alt.StrokeDash("attack:N", title="attack"),
+                strokeDash=alt.StrokeDash("attack:N", title="attack", legend=alt.Legend(symbolType="stroke")),
             ).properties(width=260, height=260)
         )
     return alt.hconcat(*panels)
