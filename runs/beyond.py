@@ -246,6 +246,7 @@ def main() -> None:
     write(out.records("epochs"), [r for run in runs for r in read(RunPaths(run).epochs, EpochRecord)])
     convolution = convolutional(options.results)
     call = "python runs/beyond.py OUT results/beyond-mnist"
+    call += f" --whole {' '.join(options.whole)}" if options.whole else ""
     (options.results / "README.md").write_text(page(rows, tests, options.eps, call, convolution), encoding="utf-8")
     if options.readme:
         readme = Path(__file__).parent.parent / "README.md"
