@@ -28,7 +28,7 @@ from sparring.models import stack
 from sparring.process import keep_freed_memory, on_one_thread
 from sparring.threat import ThreatModel
 
-REGIMES = ("pgd_drawn", "pgd2_drawn", "fgsm_drawn", "gan_recurrent", "gan_recurrent_once", "gan_recurrent_fixed")
+REGIMES = ("pgd_drawn", "pgd2_drawn", "fgsm_drawn", "gan_recurrent", "gan_recurrent_all", "gan_recurrent_fixed")
 
 
 def epoch_of(name: str, data: Data, seeds: list[int]) -> Callable[[], Any]:

@@ -172,6 +172,25 @@ def test_the_learner_is_the_learned_opponent_of_either_kind() -> None:
     assert Run("x", opponent=Opponent("pgd")).learner is None
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "passes"),
+    [
+        ("pgd_drawn", {}, 9.0),  # 7 queries, then clean and perturbed
+        ("fgsm", {}, 1.5),  # half of the batch is perturbed
+        ("gan_recurrent", {"eps_low": 0.0}, 2 + 2 / 3 + 1 / 3 + 1 / 16),
+        ("gan_recurrent", {"eps_low": 0.15}, 2 + 1 + 2 / 3 + 1 / 16),
+        ("gan_recurrent", {"eps_low": 0.3}, 4 + 1 / 16),
+        ("gan_recurrent_all", {}, 4 + 1 / 16),
+        ("gan_recurrent_tenth", {}, 4 + 1 / 16),
+        ("gan_recurrent_fixed", {"eps_low": 0.0}, 3.0),
+    ],
+)
+def test_a_recipes_passes_are_its_queries_in_the_mean_over_radii_and_its_own(
+    name: str, changes: dict[str, Any], passes: float
+) -> None:
+    assert replace(recipe(name), **changes).passes == pytest.approx(passes)
+
+
 def test_the_digest_ignores_where_the_data_lie_and_nothing_that_decides() -> None:
     run = recipe("gan_tanh")
     same = [

@@ -110,7 +110,9 @@ class Recurrent:
     """The learned opponent that asks the defender for gradients, query after query (adversaries/recurrent.py)."""
 
     queries: int = 2
-    """gradients a minibatch"""
+    """gradients a minibatch; where radii are drawn, at the largest"""
+    sparing: bool = True
+    """where radii are drawn, fewer queries for smaller ones: query k of K above k / (K + 1) of the largest"""
     hidden: int = 0
     """units of the cell's hidden layer; 0: the cell is linear"""
     step: float = 0.5
@@ -276,8 +278,15 @@ class Run:
         if self.adversary is not None:
             asked = float(self.play.adversary_steps)
         if (r := self.recurrent) is not None:
-            asked = r.queries + (1 / r.every if r.every else 0.0)
+            asked = self._asked(r) + (1 / r.every if r.every else 0.0)
         return share * asked + (2.0 if self.training.mix == "both" else 1.0)
+
+    def _asked(self, r: Recurrent) -> float:
+        """Its queries for an example in the mean over radii."""
+        if not r.sparing or self.eps_low is None or self.eps_low == self.eps:
+            return float(r.queries)
+        least = (self.eps * k / (r.queries + 1) for k in range(1, r.queries + 1))
+        return sum(min(1.0, (self.eps - radius) / (self.eps - self.eps_low)) for radius in least)
 
     @property
     def learner(self) -> Adversary | Recurrent | None:

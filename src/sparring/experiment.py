@@ -163,6 +163,7 @@ def _move(
             radii,
             stream,
             warm=warm,
+            sparing=r.sparing,
             every=r.every,
             clean_share=settings.clean_share,
             mix=settings.mix,

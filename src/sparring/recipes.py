@@ -63,7 +63,7 @@ BOTH = Training(mix="both", max_epochs=30, patience=31, min_lr=0.0)  # every exa
 
 
 def gan_recurrent() -> Run:
-    """The game against a recurrent adversary: 2 gradients a minibatch, from where it left the example last time; drawn radii."""
+    """The game with a recurrent adversary: drawn radii, up to 2 gradients as the radius is large, from where it was left."""
     return Run(
         "gan_recurrent",
         eps=0.3,
@@ -85,9 +85,14 @@ def gan_recurrent_fixed() -> Run:
     return replace(gan_recurrent(), recipe="gan_recurrent_fixed", recurrent=Recurrent(every=0))
 
 
+def gan_recurrent_all() -> Run:
+    """The same game with 2 gradients at every radius, the smallest too."""
+    return replace(gan_recurrent(), recipe="gan_recurrent_all", recurrent=Recurrent(sparing=False))
+
+
 def gan_recurrent_once() -> Run:
-    """The same game with one gradient a minibatch."""
-    return replace(gan_recurrent(), recipe="gan_recurrent_once", recurrent=Recurrent(queries=1))
+    """The same game with 1 gradient at every radius."""
+    return replace(gan_recurrent(), recipe="gan_recurrent_once", recurrent=Recurrent(queries=1, sparing=False))
 
 
 def gan_recurrent_tenth() -> Run:
@@ -111,7 +116,7 @@ def pgd_drawn() -> Run:
 
 
 def pgd2_drawn() -> Run:
-    """PGD-2 like pgd_drawn: as many gradients a minibatch as gan_recurrent."""
+    """PGD-2 like pgd_drawn: as many gradients as gan_recurrent has at the largest radii."""
     return replace(pgd_drawn(), recipe="pgd2_drawn", opponent=Opponent("pgd", steps=2))
 
 
@@ -152,6 +157,7 @@ BEYOND: dict[str, Callable[[], Run]] = {
 ABLATION: dict[str, Callable[[], Run]] = {
     "gan_recurrent_cold": gan_recurrent_cold,
     "gan_recurrent_fixed": gan_recurrent_fixed,
+    "gan_recurrent_all": gan_recurrent_all,
     "gan_recurrent_once": gan_recurrent_once,
     "gan_recurrent_tenth": gan_recurrent_tenth,
     "warm_alone": warm_alone,

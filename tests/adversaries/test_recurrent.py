@@ -339,6 +339,21 @@ def test_it_asks_the_model_as_often_as_it_has_queries_in_every_round(queries: in
     assert sizes == [12] * (queries * rounds)
 
 
+@pytest.mark.parametrize("hidden", [0, 3])
+def test_an_example_with_fewer_queries_ends_where_it_would_with_an_adversary_of_so_many(hidden: int) -> None:
+    (x, y), model = batch_of(12), model_of([12, C], 1)
+    adversary, start = trained(hidden, queries=3, step=0.1), torch.tanh(drawn(12, *SHAPE, seed=3))
+    aimed = THREAT.at(torch.linspace(0.05, 0.2, 12, dtype=torch.float64))
+    u = pursue(adversary, model, aimed, x, y, start, (2, 6, 6))
+    for queries, some in ((0, slice(0, 2)), (1, slice(2, 6)), (3, slice(6, 12))):
+        adversary.queries = queries
+        expected = pursue(adversary, model, aimed, x, y, start)
+        assert torch.allclose(u[some], expected[some], atol=1e-9)
+    adversary.queries = 3
+    slopes = torch.autograd.grad(u[:6].sum(), adversary.log_step, retain_graph=True)[0]
+    assert slopes[0] != 0 and slopes[1:].tolist() == [0, 0]
+
+
 def test_it_learns_through_its_queries_and_not_through_the_models_gradients() -> None:
     (x, y), model = batch_of(12), model_of([12, C], 1)
     adversary, start = trained(hidden=3, step=0.1), torch.zeros_like(x)

@@ -136,6 +136,32 @@ def test_every_example_has_a_radius_of_its_own_between_the_lowest_and_the_highes
     assert float(eps.mean()) == pytest.approx(0.2, abs=0.003)
 
 
+def test_a_minibatchs_radii_are_spread_over_the_range_and_ascend() -> None:
+    stream = Stream(1, "radii")
+    stream.seek(0, 0)
+    eps = eps_of(Radii(0.3, 0.1, stream).aim(THREAT, torch.zeros(S, B, dtype=torch.long)))
+    edges = 0.1 + 0.2 * torch.arange(B + 1) / B
+    assert bool((eps >= edges[:-1] - 1e-7).all()) and bool((eps <= edges[1:] + 1e-7).all())
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "queries", "expected"),
+    [
+        (0.3, 0.0, 2, (4, 8)),  # thirds of 12
+        (0.3, 0.0, 3, (3, 6, 9)),
+        (0.3, 0.1, 2, (0, 6)),  # the first query is for all above 0.1
+        (0.3, 0.2, 2, (0, 0)),
+        (0.3, None, 2, (0, 0)),
+        (0.3, 0.3, 2, (0, 0)),
+        (0.3, 0.0, 20, (1, 1, 2, 2, 3, 3, 4, 5, 5, 6, 6, 7, 7, 8, 9, 9, 10, 10, 11, 11)),  # the last one has all
+    ],
+)
+def test_the_larger_a_radius_the_more_queries_it_is_worth(
+    high: float, low: float | None, queries: int, expected: tuple[int, ...]
+) -> None:
+    assert Radii(high, low, Stream(1, "radii")).first(12, queries) == expected
+
+
 def test_radii_are_the_same_at_the_same_position_and_others_at_the_next() -> None:
     stream, y = Stream(1, "radii"), torch.zeros(B)
     radii, found = Radii(0.3, 0.1, stream), []
@@ -282,7 +308,7 @@ def test_the_clean_share_of_a_split_batch_is_met_as_it_is_and_the_rest_in_its_ow
     distance = THREAT.distance(table.trained_on[4:], x[4:])
     assert bool((distance <= radius + 1e-9).all()) and bool((distance > radius / 2).all())
     changed = (table.warm.table != before).any(-1)
-    assert changed.tolist() == [False] * 4 + [True] * 12
+    assert changed.tolist() == [False] * 8 + [True] * 8  # 4 are clean, and 4 have radii too small for a query
 
 
 @pytest.mark.parametrize("queries", [1, 3])
@@ -297,6 +323,18 @@ def test_the_defender_is_asked_in_evaluation_mode_and_trained_once(
     assert [(training, len(x)) for training, x in table.shown] == [(False, B)] * asked + [(True, 2 * B)]
     other(torch.cat((x, table.trained_on)))
     assert equal(list(table.defender.network.buffers()), list(other.buffers()))
+
+
+@pytest.mark.parametrize("every", [0, 1])
+def test_sparing_the_defender_is_asked_about_the_larger_radii_only(every: int, batch: tuple[Tensor, Tensor]) -> None:
+    table, (x, y) = Table(low=0.0, every=every, warm=True), batch
+    table.play(x, y, 0, 0)
+    sizes = [len(x) for training, x in table.shown if not training]
+    assert sizes == [B - 5, B - 11] + [B] * every  # a third without a query, a third with one
+    full = Table(low=0.0, every=every, warm=True, sparing=False)
+    full.play(x, y, 0, 0)
+    assert torch.allclose(full.trained_on[11:], table.trained_on[11:], atol=1e-9)
+    assert float((full.trained_on - table.trained_on)[:11].abs().amax((1, 2, 3)).min()) > 0
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -362,7 +400,7 @@ def test_with_a_warm_start_the_second_visit_starts_where_the_first_ended(batch: 
 
 
 def test_without_a_warm_start_each_step_starts_at_a_point_that_its_position_draws(batch: tuple[Tensor, Tensor]) -> None:
-    table, starts = Table(every=0, low=0.01), []
+    table, starts = Table(every=0, low=0.01, sparing=False), []
     for step in (0, 1, 0):
         table.play(*batch, 0, step)
         starts.append(table.shown[0][1])

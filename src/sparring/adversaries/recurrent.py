@@ -62,13 +62,19 @@ class RecurrentAdversary(nn.Module):
             self.shift = nn.Parameter(torch.zeros(hidden))
             self.out = nn.Parameter(torch.zeros(hidden))
 
-    def forward(self, ask: Asked, x: Tensor, radius: Tensor, start: Tensor) -> Tensor:
+    def forward(self, ask: Asked, x: Tensor, radius: Tensor, start: Tensor, first: Sequence[int] = ()) -> Tensor:
         """u (..., *shape) after K queries, from `start`, for inputs x and radii (...).
 
+        With `first`, K ascending indices, query k is for the examples from first[k] on, and what is asked is shown theirs only.
         What is asked is not differentiated, nor is u where it multiplies a gradient.
         """
         u, before = start, None  # the mean of earlier gradients
+        settled, own = list[Tensor](), -1 - len(self.shape)  # examples that have had their queries; the batch axis
         for k in range(self.queries):
+            if first and (n := first[k] - (first[k - 1] if k else 0)):
+                settled.append(u.narrow(own, 0, n))
+                u, x, radius = _without(n, own, u), _without(n, own, x), _without(n, -1, radius)
+                before = None if before is None else _without(n, own, before)
             gradient, odds = ask(u.detach())
             gradient = scaled(gradient, len(self.shape))
             mean = None if before is None else torch.lerp(before, gradient, 1 - MEMORY)
@@ -76,7 +82,7 @@ class RecurrentAdversary(nn.Module):
             u = _within(torch.addcmul(u, self._own(self.log_step.exp()[..., k]), answer))
             if k + 1 < self.queries:
                 before = (1 - MEMORY) * gradient if mean is None else mean
-        return u
+        return torch.cat((*settled, u), own) if settled else u
 
     def extra_repr(self) -> str:
         return f"queries={self.queries}, hidden={self.hidden}, rounds={self.rounds}"
@@ -135,6 +141,11 @@ def scaled(gradient: Tensor, n_own_axes: int) -> Tensor:
         total = gradient.abs().sum(own, keepdim=True)
     mean = (total / (gradient.numel() // max(1, total.numel()))).clamp(min=torch.finfo(total.dtype).tiny)
     return gradient.div_(mean).clamp_(-LARGEST_GRADIENT, LARGEST_GRADIENT)
+
+
+def _without(n: int, axis: int, of: Tensor) -> Tensor:
+    """All but the first n along an axis."""
+    return of.narrow(axis, n, of.shape[axis] - n)
 
 
 def _squashed(odds: Tensor) -> Tensor:

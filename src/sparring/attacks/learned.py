@@ -1,5 +1,6 @@
 """A trained adversary as an attack like any other."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
@@ -60,26 +61,36 @@ class LearnedAttack:
 
 
 def pursue(
-    adversary: RecurrentAdversary, model: nn.Module, threat: ThreatModel, x: Tensor, y: Tensor, start: Tensor
+    adversary: RecurrentAdversary,
+    model: nn.Module,
+    threat: ThreatModel,
+    x: Tensor,
+    y: Tensor,
+    start: Tensor,
+    first: Sequence[int] = (),
 ) -> Tensor:
     """The perturbation over the radius, (..., *shape) in [-1, 1], after the adversary's queries to the model from `start`.
 
-    Differentiable in the adversary's parameters; the model is asked in evaluation mode and not differentiated through.
+    With `first` query k is for the examples from first[k] on. Differentiable in the adversary's parameters; the model is asked in
+    evaluation mode and not differentiated through.
     """
+    x = x.detach()
+    radius = torch.as_tensor(threat.eps, dtype=x.dtype, device=x.device).expand(y.shape)
+    own = y.ndim - 1  # the batch axis
 
     def ask(u: Tensor) -> tuple[Tensor, Tensor]:
+        among = slice(y.shape[own] - u.shape[own], None)  # the last ones
+        aimed = threat.at(radius[..., among]) if among.start else threat
         with torch.enable_grad():
-            point = threat.moved(x, u).requires_grad_()
-            odds = log_odds(model(point), y)
+            point = aimed.moved(x[(slice(None),) * own + (among,)], u).requires_grad_()
+            odds = log_odds(model(point), y[..., among])
             if not odds.requires_grad:
-                return torch.zeros_like(x), odds
+                return torch.zeros_like(u), odds
             (gradient,) = torch.autograd.grad(odds.sum(), point, allow_unused=True, materialize_grads=True)
         return gradient, odds.detach()
 
-    x = x.detach()
-    radius = torch.as_tensor(threat.eps, dtype=x.dtype, device=x.device).expand(y.shape)
     with modes.frozen(model):
-        moved: Tensor = adversary(ask, x, radius, start)
+        moved: Tensor = adversary(ask, x, radius, start, first)
     return moved
 
 

@@ -202,5 +202,10 @@ def accuracy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def at_the_edge(x_adv: Tensor, threat: ThreatModel) -> Tensor:
-    """The share of perturbed pixels at an end of the pixel range, in each copy: nearly all were clipped there."""
-    return threat.flat((x_adv <= threat.low) | (x_adv >= threat.high)).float().mean((-2, -1))
+    """The share of perturbed pixels at an end of the pixel range, in each copy: nearly all were clipped there.
+
+    Inside, the distances to either end have a positive product: plain arithmetic, several times as fast as comparing.
+    """
+    flat = threat.flat(x_adv.detach())
+    inside = (flat - threat.low).mul_(threat.high - flat).relu_().sign_()
+    return 1 - inside.mean((-2, -1))

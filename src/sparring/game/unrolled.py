@@ -26,6 +26,7 @@ def pursuit(
     stream: Stream,
     *,
     warm: WarmStart | None = None,
+    sparing: bool = True,
     every: int = 16,
     clean_share: float = 0.5,
     mix: Literal["split", "both"] = "split",
@@ -35,9 +36,10 @@ def pursuit(
     """Both players step on the same perturbed examples; the adversary on one minibatch in `every` (0: never).
 
     The perturbation starts where `warm` has it, or at a uniform point that `stream` draws, and costs as many passes through the
-    defender, forwards and backwards, as the adversary has queries. On its turn the adversary asks once more, for the loss at the
-    end, and learns through its own queries, not through the defender's gradients. The defender then trains on what the adversary
-    found before it learned. Raises ValueError for an adversary whose optimizer does not maximise.
+    defender, forwards and backwards, as the adversary has queries; `sparing`, where radii are drawn, fewer for smaller ones
+    (`Radii.first`). On its turn the adversary asks once more, for the loss at the end, and learns through its own queries, not
+    through the defender's gradients. The defender then trains on what the adversary found before it learned. Raises ValueError
+    for an adversary whose optimizer does not maximise.
     """
     check_maximizes(adversary)
     network = adversary.network
@@ -47,9 +49,10 @@ def pursuit(
         batch = Batch(x, y, clean_share, mix)
         aimed = radii.aim(threat, batch.y_game)
         start = warm.read(batch.n_game) if warm else stream.uniform(batch.x_game)
+        first = radii.first(batch.n_game, network.queries) if sparing else ()
         learns = every > 0 and stream.position[-1] % every == 0
         with torch.set_grad_enabled(learns):
-            u = pursue(network, defender.network, aimed, batch.x_game, batch.y_game, start)
+            u = pursue(network, defender.network, aimed, batch.x_game, batch.y_game, start, first)
         if learns:
             with modes.frozen(defender.network):
                 adversary.step(objective(adversary_loss(defender.network(aimed.moved(batch.x_game, u)), batch.y_game)))
