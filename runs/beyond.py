@@ -7,7 +7,8 @@ Attacks, in order of cost: FGSM, the run's own adversary, Auto-PGD on cross-entr
 three strongest wrong classes; each on what still stands, each example with what smaller radii broke. The regimes of `--whole` are
 attacked on all test images, the others on `--examples` of them. `bench/attack.py --models gan_recurrent --runs OUT/runs` sets the
 library's standard suite and the official AutoAttack beside this. What is done is kept beside each run; the same command goes on,
-and seeds come in turn, so that it can be stopped at any time. Written are worst.jsonl (every run at every radius),
+and seeds come in turn, so that it can be stopped at any time. Written are worst.jsonl (every run at every radius), outcomes/ (of
+every run, image by image, from which `--read` makes tests and pages again without OUT),
 comparisons.jsonl (the game against each yardstick, paired by seed and image: Student's t over seeds, corrected by Holm over all
 radii and yardsticks), epochs.jsonl and README.md.
 """
@@ -19,11 +20,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from sparring import recipes
 from sparring.attacks import APGD, Attack, LearnedAttack, fgsm
 from sparring.data.batches import stratified
-from sparring.evaluation.statistics import compare, holm, mean_interval, t_test_p, wilson
+from sparring.evaluation.statistics import compare, holm, mean_interval, t_test_p
 from sparring.evaluation.worst_case import worst_case
 from sparring.experiment import Trained, load, load_data
 from sparring.process import on_one_thread
@@ -50,9 +52,15 @@ def suite(threat: ThreatModel, trained: Trained) -> list[tuple[str, Attack]]:
     ]
 
 
-def outcomes_of(folder: Path, n: int) -> Path:
-    """Where a run keeps which of n test images withstood what: (1 + E, n), clean first."""
-    return folder / f"worst-{n}.npz"
+def outcomes_of(results: Path, recipe: str, seed: int) -> Path:
+    """Which test images of a run withstood what, a bit each: clean, then every radius."""
+    return results / "outcomes" / f"{recipe}-{seed}.npz"
+
+
+def outcomes(results: Path, recipe: str, seed: int) -> npt.NDArray[np.bool_]:
+    """Those that were written, (1 + E, n)."""
+    kept = np.load(outcomes_of(results, recipe, seed))
+    return np.unpackbits(kept["right"], axis=1, count=int(kept["n"])).astype(bool)
 
 
 def attack_run(folder: Path, options: argparse.Namespace) -> list[WorstCaseRecord]:
@@ -66,7 +74,9 @@ def attack_run(folder: Path, options: argparse.Namespace) -> list[WorstCaseRecor
         trained.defender, test, options.eps, partial(suite, trained=trained), store=folder / f"worst-{n}"
     )
     right = found.broken_by[:1] != found.names.index("clean")
-    np.savez_compressed(outcomes_of(folder, n), right=np.concatenate((right.numpy(), found.robust.numpy())))
+    path = outcomes_of(options.results, trained.run.recipe, trained.run.seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, n=n, right=np.packbits(np.concatenate((right.numpy(), found.robust.numpy())), axis=1))
     made = []
     for eps in (0.0, *options.eps):
         interval, accuracy = found.interval(eps), found.accuracy(eps)
@@ -88,16 +98,20 @@ def attack_run(folder: Path, options: argparse.Namespace) -> list[WorstCaseRecor
     return made
 
 
-def compared(out: Path, rows: Sequence[WorstCaseRecord], grid: Sequence[float]) -> list[ComparisonRecord]:
+def compared(results: Path, rows: Sequence[WorstCaseRecord], grid: Sequence[float]) -> list[ComparisonRecord]:
     """The game against every yardstick that was attacked on the same images, seed by seed."""
     sizes = {row.recipe: row.n for row in rows}
-    found, names = [], [name for name in YARDSTICKS if sizes.get(name) == sizes.get(GAME)]
+    seeds_of = {
+        name: {r.seed for r in rows if r.recipe == name and outcomes_of(results, name, r.seed).is_file()}
+        for name in (GAME, *YARDSTICKS)
+    }
+    names = [
+        name for name in YARDSTICKS if sizes.get(name) == sizes.get(GAME) and len(seeds_of[GAME] & seeds_of[name]) > 1
+    ]
+    found = []
     for name in names:
-        seeds = sorted({r.seed for r in rows if r.recipe == GAME} & {r.seed for r in rows if r.recipe == name})
-        game, theirs = (
-            np.stack([np.load(outcomes_of(out / "runs" / one / f"seed{seed}", sizes[one]))["right"] for seed in seeds])
-            for one in (GAME, name)
-        )
+        seeds = sorted(seeds_of[GAME] & seeds_of[name])
+        game, theirs = (np.stack([outcomes(results, one, seed) for seed in seeds]) for one in (GAME, name))
         found += [(name, eps, compare(game[:, i], theirs[:, i], seed=0)) for i, eps in enumerate((0.0, *grid))]
     adjusted = holm([t_test_p(c.seed_differences) for _, eps, c in found if eps])
     p_values = iter(adjusted)
@@ -191,24 +205,28 @@ def in_short(rows: Sequence[WorstCaseRecord], grid: Sequence[float], convolution
 
 def convolutional(results: Path) -> str:
     """What `runs/conv.py` found, in a paragraph; nothing where it has not run."""
-    path = results / "conv.json"
+    path = results / "conv.jsonl"
     if not path.is_file():
         return ""
-    found = json.loads(path.read_text())
-    left = [
-        f"{name} leaves {100 * n / found['n']:.1f} % [{100 * found['low'][name]:.1f}, {100 * wilson(n, found['n']).high:.1f}]"
-        for name, n in found["left"].items()
-    ]
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    first, seconds, left = rows[0], [row["seconds"] for row in rows], []
+    for name in first["left"]:
+        counts = [row["left"][name] for row in rows if name in row["left"]]
+        on = "" if len(counts) == len(rows) else f" (on {len(counts)} of the seeds)"
+        left.append(
+            f"{name} leaves {_cell([n / first['n'] for n in counts])} %{on}, least {100 * min(counts) / first['n']:.1f}"
+        )
     return (
-        f"A small convolutional network at eps {found['eps']:g}, one seed, {found['epochs']} epochs in {found['seconds']} s on "
-        f"{found['threads']} thread (`python runs/conv.py OUT results/beyond-mnist`): {100 * found['clean']:.2f} % clean; of "
-        f"{found['n']:,} test images {', '.join(left)}."
+        f"A small convolutional network at eps {first['eps']:g}, {len(rows)} seeds, {first['epochs']} epochs in {min(seconds)} "
+        f"to {max(seconds)} s on {first['threads']} thread (`python runs/conv.py OUT results/beyond-mnist`): "
+        f"{_cell([row['clean'] for row in rows], 2)} % clean; of {first['n']:,} test images {'; '.join(left)}."
     )
 
 
-def _cell(values: Sequence[float]) -> str:
+def _cell(values: Sequence[float], digits: int = 1) -> str:
     mean, interval = mean_interval([100 * value for value in values])
-    return f"{mean:.1f}" + (f" [{max(0.0, interval.low):.1f}, {interval.high:.1f}]" if len(values) > 1 else "")
+    among = f" [{max(0.0, interval.low):.{digits}f}, {min(100.0, interval.high):.{digits}f}]" if len(values) > 1 else ""
+    return f"{mean:.{digits}f}{among}"
 
 
 def main() -> None:
@@ -216,7 +234,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("results", type=Path)
     parser.add_argument("--eps", type=float, nargs="+", default=GRID)
-    parser.add_argument("--recipes", nargs="+", default=SHOWN)
+    parser.add_argument("--recipes", nargs="+", default=SHOWN, help="what is attacked; what is known of others stays")
     parser.add_argument("--whole", nargs="*", default=[])
     parser.add_argument("--examples", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2)
@@ -226,6 +244,7 @@ def main() -> None:
     on_one_thread()
     runs = [run for run in finished(options.out) if run.parent.name in options.recipes]
     runs.sort(key=lambda run: (run.name, SHOWN.index(run.parent.name)))  # seed after seed
+    out = OutPaths(options.results)
     rows: list[WorstCaseRecord] = []
 
     def told(made: list[WorstCaseRecord]) -> None:
@@ -233,17 +252,23 @@ def main() -> None:
         shares = " ".join(f"{100 * row.accuracy:.1f}" for row in made)
         print(f"{made[0].recipe} seed {made[0].seed}: {shares}  (n = {made[0].n})", flush=True)
 
-    if options.read:
-        rows = read(OutPaths(options.results).records("worst"), WorstCaseRecord)
-    else:
+    if not options.read:
         each(partial(attack_run, options=options), runs, options.workers, told)
-    rows.sort(key=lambda row: (SHOWN.index(row.recipe), row.seed, row.eps))
-    out = OutPaths(options.results)
+    fresh = {row.recipe for row in rows}
     options.results.mkdir(parents=True, exist_ok=True)
-    tests = compared(options.out, rows, options.eps)
+    if out.records("worst").is_file():
+        rows += [row for row in read(out.records("worst"), WorstCaseRecord) if row.recipe not in fresh]
+        epochs = [row for row in read(out.records("epochs"), EpochRecord) if row.recipe not in fresh]
+    else:
+        epochs = []
+    if fresh:
+        epochs += [r for run in runs for r in read(RunPaths(run).epochs, EpochRecord)]
+    rows.sort(key=lambda row: (SHOWN.index(row.recipe), row.seed, row.eps))
+    epochs.sort(key=lambda row: (SHOWN.index(row.recipe), row.seed, row.epoch))
+    tests = compared(options.results, rows, options.eps)
     write(out.records("worst"), rows)
     write(out.records("comparisons"), tests)
-    write(out.records("epochs"), [r for run in runs for r in read(RunPaths(run).epochs, EpochRecord)])
+    write(out.records("epochs"), epochs)
     convolution = convolutional(options.results)
     call = "python runs/beyond.py OUT results/beyond-mnist"
     call += f" --whole {' '.join(options.whole)}" if options.whole else ""
