@@ -254,12 +254,28 @@ def test_those_that_differ_in_more_than_weights_are_not_stacked(other: dict[str,
         {"step": -0.5},
         {"step": math.nan},
         {"step": math.inf},
+        {"step": [0.5, 0.0]},
         {"rounds": 0},
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="queries must be >= 1, hidden >= 0, step > 0 and finite, rounds >= 1; got"):
         RecurrentAdversary(SHAPE, **settings)
+
+
+def test_untrained_each_query_follows_the_gradients_sign_by_its_own_step() -> None:
+    g = torch.tensor([3.0, -2.0, 0.5, -0.1] * 4, dtype=torch.float64).view(1, *SHAPE)
+    fixed = Fixed(torch.stack((g, g)), torch.zeros(2, 1, dtype=torch.float64))
+    adversary = RecurrentAdversary(SHAPE, queries=2, step=(0.25, 0.125), follow=4.0).double()
+    u = adversary(fixed, torch.zeros_like(g), torch.ones(1, dtype=torch.float64), torch.zeros_like(g))
+    mean = float(g.abs().mean())  # 1.4: 0.5 is above a quarter of it, 0.1 is not
+    expected = [0.375, -0.375, 0.375, -0.375 * 4 * 0.1 / mean] * 4
+    assert torch.allclose(u.flatten(), torch.tensor(expected, dtype=torch.float64), atol=1e-6)
+
+
+def test_steps_are_one_number_or_one_for_each_query() -> None:
+    with pytest.raises(ValueError, match="step must be one number, or one for each of 3 queries; got 2"):
+        RecurrentAdversary(SHAPE, queries=3, step=(0.5, 0.25))
 
 
 def test_hidden_units_start_as_the_generator_draws_them_and_change_nothing_until_trained() -> None:

@@ -28,8 +28,8 @@ class RecurrentAdversary(nn.Module):
     The cell sees, at each pixel, FEATURES: the gradient of the log odds that the defender is wrong, over the example's mean
     magnitude and within [-4, 4]; its running mean; the product of gradient and u; the pixel; and for the whole example the
     radius and tanh(log odds / 8). It is linear with `hidden` 0, else has tanh units beside that; its answer is clipped.
-    Untrained, it follows the gradient's sign where that is above half the mean, by `step` radii a query. In a stack every
-    parameter has the leading axis S.
+    Untrained, it follows the gradient's sign, by `step` radii a query, wherever the magnitude is above 1 / `follow` of the mean.
+    In a stack every parameter has the leading axis S.
 
     As an attack it starts at the example and repeats its K queries `rounds` times over, each time from where it ended: what
     that many epochs of a game with warm starts are to a training example.
@@ -43,19 +43,26 @@ class RecurrentAdversary(nn.Module):
         *,
         queries: int = 2,
         hidden: int = 0,
-        step: float = 0.5,
+        step: float | Sequence[float] = 0.5,
+        follow: float = 2.0,
         rounds: int = 1,
         generator: torch.Generator | None = None,
     ) -> None:
+        """`step`: radii, of every query or one for each; `follow`: the initial weight of the gradient."""
         super().__init__()
-        if queries < 1 or hidden < 0 or not 0 < step < math.inf or rounds < 1:
-            got = f"{queries}, {hidden}, {step:g}, {rounds}"
+        steps = [float(step)] * queries if isinstance(step, int | float) else [float(s) for s in step]
+        if queries < 1 or hidden < 0 or rounds < 1 or not all(0 < s < math.inf for s in steps):
+            got = f"{queries}, {hidden}, {step}, {rounds}"
             raise ValueError(f"queries must be >= 1, hidden >= 0, step > 0 and finite, rounds >= 1; got {got}")
+        if len(steps) != queries:
+            raise ValueError(f"step must be one number, or one for each of {queries} queries; got {len(steps)}")
         self.shape, self.queries, self.hidden, self.rounds = tuple(shape), queries, hidden, rounds
         weight = torch.zeros(len(FEATURES))
-        weight[0] = 2.0  # of the gradient: the answer is then its sign wherever it is above half the mean
+        weight[0] = (
+            follow  # the answer is then the gradient's sign wherever its magnitude is above 1 / follow of the mean
+        )
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(torch.zeros(()))
-        self.log_step = nn.Parameter(torch.full((queries,), step).log())
+        self.log_step = nn.Parameter(torch.tensor(steps).log())
         if hidden:
             generator = generator or torch.Generator().manual_seed(0)
             self.into = nn.Parameter(torch.randn(hidden, len(FEATURES), generator=generator) * len(FEATURES) ** -0.5)
