@@ -45,9 +45,9 @@ class Game:
     After `fit`, `defender` is the trained classifier and `attack` the trained adversary, an attack (model, x, y) -> x_adv like
     any other. The rate is gentler than the paper's (0.1 instead of 1.0), for networks without batch norm.
 
-    The adversary is recurrent unless another is asked for: it takes two gradients of the defender for each minibatch, from where
-    it left the example last time (docs/game.md). "mlp" is the paper's, a network that sees the input only: its game looks won and
-    is not.
+    The adversary is recurrent unless another is asked for: from where it left an example last time, it takes two gradients of
+    the defender, or fewer where radii are drawn and the example's is small (docs/game.md). "mlp" is the paper's, a network that
+    sees the input only: its game looks won and is not.
     """
 
     def __init__(
