@@ -1,4 +1,4 @@
-"""The figures of docs/game.md: robustness over radii, and the learned attack beside PGD.
+"""The figures of docs/game.md: robustness over radii, and the learned attack beside PGD, over its gradients and over its cost.
 
 python runs/beyond_charts.py results/beyond-mnist results/paper-mnist
 """
@@ -21,6 +21,7 @@ SHOWN = {  # recipe -> legend, colour
     "fgsm_tenth": ("FGSM at 0.1", "#d55e00"),
     "gan_tanh": ("the paper's tanh game", "#0067a5"),
 }
+ATTACKED = 10_000  # images over which the learned attack's training is spread
 AXIS = alt.Axis(format="%", grid=True, gridColor="#dfe3e8")
 
 
@@ -61,14 +62,15 @@ def robustness(rows: list[dict[str, Any]]) -> alt.LayerChart:
     return alt.layer(band, base.mark_line(point=True).encode(y=y)).properties(width=420, height=280)
 
 
-def strength(records: list[LearnedAttackRecord]) -> alt.HConcatChart:
-    """What attacks with as many gradients leave of defenders that the learned one has not seen."""
+def strength(records: list[LearnedAttackRecord], *, cost: bool) -> alt.HConcatChart:
+    """What attacks leave of defenders that the learned one has not seen: with as many gradients, or at their whole cost."""
     panels = []
     for eps in sorted({r.eps for r in records}):
         rows = [
             {
                 "attack": "PGD, best of 8" if r.attack.startswith("PGD") else r.attack,
                 "queries": r.queries,
+                "passes": r.queries * (8 if r.attack.startswith("PGD") else 1) + r.passes / ATTACKED,
                 "left": r.accuracy,
                 "on": r.recipe,
             }
@@ -76,9 +78,11 @@ def strength(records: list[LearnedAttackRecord]) -> alt.HConcatChart:
             if r.eps == eps
         ]
         chart = alt.Chart(alt.Data(values=rows)).mark_line(point=True)
+        asked = alt.X("queries:O", title="gradients", axis=alt.Axis(labelAngle=0))
+        spent = alt.X("passes:Q", title="passes an image", scale=alt.Scale(type="log"))
         panels.append(
             chart.encode(
-                x=alt.X("queries:O", title="gradients", axis=alt.Axis(labelAngle=0)),
+                x=spent if cost else asked,
                 y=alt.Y("left:Q", title=f"accuracy left, eps {eps:g}", axis=AXIS, scale=alt.Scale(zero=False)),
                 color=alt.Color("on:N", title="defender"),
                 strokeDash=alt.StrokeDash("attack:N", title="attack", legend=alt.Legend(symbolType="stroke")),
@@ -93,7 +97,8 @@ def main() -> None:
     figures.mkdir(parents=True, exist_ok=True)
     robustness(rows_of(results, paper)).save(figures / "robustness.svg")
     if attacks := read(OutPaths(results).records("attack"), LearnedAttackRecord):
-        strength(attacks).save(figures / "attack.svg")
+        strength(attacks, cost=False).save(figures / "attack.svg")
+        strength(attacks, cost=True).save(figures / "attack-cost.svg")
 
 
 if __name__ == "__main__":
