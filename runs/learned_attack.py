@@ -37,7 +37,7 @@ from sparring.records import LearnedAttackRecord, OutPaths, write
 from sparring.threat import ThreatModel
 
 TRAINED_ON = ("gan_recurrent", "pgd_drawn", "fgsm_tenth")
-SEEN_NOT = ("gan_recurrent", "pgd_drawn", "fgsm_tenth", "pgd_tenth", "pgd2_drawn")
+SEEN_NOT = ("gan_recurrent", "pgd_drawn", "fgsm_tenth", "pgd2_drawn", "gan_recurrent_fixed", "pgd_tenth")
 HIDDEN, LARGEST, SMALLEST, BATCH = 24, 0.3, 0.1, 128
 FIRST_STEP, DECAY, SMALLEST_STEP, FOLLOW, UNIT = 1.25, 0.8, 0.25, 7.0, 3.0
 REACHES = (1.0, 1.5, 2.5, 4.0)
