@@ -250,7 +250,7 @@ def main() -> None:
     parser.add_argument("--readme", action="store_true", help="also fill the table in README.md")
     options = parser.parse_args()
     on_one_thread()
-    runs = [run for run in finished(options.out) if run.parent.name in options.recipes]
+    runs = [] if options.read else [run for run in finished(options.out) if run.parent.name in options.recipes]
     runs.sort(key=lambda run: (run.name, SHOWN.index(run.parent.name)))  # seed after seed
     out = OutPaths(options.results)
     rows: list[WorstCaseRecord] = []
