@@ -24,7 +24,8 @@ import numpy.typing as npt
 
 from sparring import recipes
 from sparring.attacks import APGD, Attack, LearnedAttack, fgsm
-from sparring.data.batches import stratified
+from sparring.config import Data
+from sparring.data.batches import stratified, stratified_mask
 from sparring.evaluation.statistics import Comparison, compare, holm, mean_interval, sign_test_holds, t_test_p
 from sparring.evaluation.worst_case import worst_case
 from sparring.experiment import Trained, load, load_data
@@ -147,7 +148,18 @@ def _against(results: Path, rows: Sequence[WorstCaseRecord], name: str, eps: flo
     return Comparison(mean, interval, tuple(differences), (), sign_test_holds(differences))
 
 
+def on_fewer(results: Path, rows: Sequence[WorstCaseRecord], n: int) -> list[list[float]]:
+    """What the game keeps of the n images that the others were attacked on: for clean and every radius, over seeds."""
+    game = [row for row in rows if row.recipe == GAME and row.eps == 0]
+    if not all(row.n > n and outcomes_of(results, GAME, row.seed).is_file() for row in game):
+        return []
+    among = stratified_mask(load_data(Data("mnist"))[1], n, 0).numpy()
+    kept = np.stack([outcomes(results, GAME, row.seed)[:, among].mean(1) for row in game])  # (S, 1 + E)
+    return [[float(value) for value in column] for column in kept.T]
+
+
 def page(
+    results: Path,
     rows: Sequence[WorstCaseRecord],
     tests: Sequence[ComparisonRecord],
     grid: Sequence[float],
@@ -166,11 +178,16 @@ def page(
         f"| training | clean | {head} | n | seeds | epochs | passes |",
         f"|---|---|{'---|' * (len(grid) + 4)}",
     ]
+    few = min(row.n for row in rows)
+    some = on_fewer(results, rows, few)
     for name in [name for name in SHOWN if any(row.recipe == name for row in rows)]:
         own = [row for row in rows if row.recipe == name]
         cells = [_cell([row.accuracy for row in own if row.eps == eps]) for eps in (0.0, *grid)]
         seeds, run = len({row.seed for row in own}), recipes.recipe(name)
         text.append(f"| {name} | {' | '.join(cells)} | {own[0].n:,} | {seeds} | {own[0].epochs} | {run.passes:.2f} |")
+        if name == GAME and some:
+            cells = [_cell(values) for values in some]
+            text.append(f"| {name}, on the images of the others | {' | '.join(cells)} | {few:,} | {seeds} | | |")
     text += ["", *(f"- `{name}`: {recipes.describe(name)}" for name in SHOWN), ""]
     if tests:
         text += [
@@ -280,7 +297,9 @@ def main() -> None:
     convolution = convolutional(options.results)
     call = "python runs/beyond.py OUT results/beyond-mnist"
     call += f" --whole {' '.join(options.whole)}" if options.whole else ""
-    (options.results / "README.md").write_text(page(rows, tests, options.eps, call, convolution), encoding="utf-8")
+    (options.results / "README.md").write_text(
+        page(options.results, rows, tests, options.eps, call, convolution), encoding="utf-8"
+    )
     if options.readme:
         readme = Path(__file__).parent.parent / "README.md"
         before, rest = readme.read_text(encoding="utf-8").split(BEGIN)

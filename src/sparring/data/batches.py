@@ -139,7 +139,7 @@ def split(data: Data, n_validation: int, seed: int) -> tuple[Data, Data]:
     """(training, validation): `n_validation` examples set aside, each class by its share, order kept."""
     if not 1 <= n_validation < len(data):
         raise ValueError(f"n_validation must be in 1..{len(data) - 1} for {len(data)} examples, got {n_validation}")
-    chosen = _stratified_mask(data, n_validation, seed)
+    chosen = stratified_mask(data, n_validation, seed)
     return data.take((~chosen).nonzero().squeeze(1)), data.take(chosen.nonzero().squeeze(1))
 
 
@@ -147,7 +147,7 @@ def stratified(data: Data, n: int, seed: int = 0) -> Data:
     """A fixed subset of n examples, each class by its share, in the set's order; at most the set itself."""
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    return data if n >= len(data) else data.take(_stratified_mask(data, n, seed).nonzero().squeeze(1))
+    return data if n >= len(data) else data.take(stratified_mask(data, n, seed).nonzero().squeeze(1))
 
 
 def batch_indices(n: int, batch_size: int, generator: torch.Generator, drop_last: bool = True) -> Tensor:
@@ -173,7 +173,7 @@ def minibatch(data: Data, index: Tensor) -> tuple[Tensor, Tensor]:
     return data.floats(index), data.labels[index.to(data.labels.device)]
 
 
-def _stratified_mask(data: Data, n: int, seed: int) -> Tensor:
+def stratified_mask(data: Data, n: int, seed: int) -> Tensor:
     """True for n examples, on the CPU: random within each class, class sizes by largest remainder."""
     labels, total = data.labels.cpu(), len(data)
     counts = labels.bincount(minlength=data.n_classes)
