@@ -77,17 +77,17 @@ def strength(records: list[LearnedAttackRecord], *, cost: bool) -> alt.HConcatCh
             for r in records
             if r.eps == eps
         ]
-        chart = alt.Chart(alt.Data(values=rows)).mark_line(point=True)
         asked = alt.X("queries:O", title="gradients", axis=alt.Axis(labelAngle=0))
         spent = alt.X("passes:Q", title="passes an image", scale=alt.Scale(type="log"))
-        panels.append(
-            chart.encode(
-                x=spent if cost else asked,
-                y=alt.Y("left:Q", title=f"accuracy left, eps {eps:g}", axis=AXIS, scale=alt.Scale(zero=False)),
-                color=alt.Color("on:N", title="defender"),
-                strokeDash=alt.StrokeDash("attack:N", title="attack", legend=alt.Legend(symbolType="stroke")),
-            ).properties(width=260, height=260)
+        chart = alt.Chart(alt.Data(values=rows)).encode(
+            x=spent if cost else asked,
+            y=alt.Y("left:Q", title=f"accuracy left, eps {eps:g}", axis=AXIS, scale=alt.Scale(zero=False)),
+            color=alt.Color("on:N", title="defender"),
         )
+        stroke = alt.Legend(symbolType="stroke", symbolStrokeColor="#444444", symbolSize=400)
+        lines = chart.mark_line().encode(strokeDash=alt.StrokeDash("attack:N", title="attack", legend=stroke))
+        points = chart.mark_point(filled=True, opacity=1).encode(detail="attack:N")
+        panels.append(alt.layer(lines, points).properties(width=260, height=260))
     return alt.hconcat(*panels)
 
 
