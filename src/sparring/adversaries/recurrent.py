@@ -58,9 +58,7 @@ class RecurrentAdversary(nn.Module):
             raise ValueError(f"step must be one number, or one for each of {queries} queries; got {len(steps)}")
         self.shape, self.queries, self.hidden, self.rounds = tuple(shape), queries, hidden, rounds
         weight = torch.zeros(len(FEATURES))
-        weight[0] = (
-            follow  # the answer is then the gradient's sign wherever its magnitude is above 1 / follow of the mean
-        )
+        weight[0] = follow  # of the gradient
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(torch.zeros(()))
         self.log_step = nn.Parameter(torch.tensor(steps).log())
         if hidden:
