@@ -204,7 +204,7 @@ def accuracy(logits: Tensor, y: Tensor) -> Tensor:
 def at_the_edge(x_adv: Tensor, threat: ThreatModel) -> Tensor:
     """The share of perturbed pixels at an end of the pixel range, in each copy: nearly all were clipped there.
 
-    Inside, the distances to either end have a positive product: plain arithmetic, several times as fast as comparing.
+    Inside, the distances to either end have a positive product: plain arithmetic, which is faster than comparing.
     """
     flat = threat.flat(x_adv.detach())
     inside = (flat - threat.low).mul_(threat.high - flat).relu_().sign_()
