@@ -2,13 +2,21 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from sparring.precision import fast_precision, multiplying_in
 
 CPU = torch.device("cpu")
+TILES, NO_TILES = {"amx_bf16": True}, {"amx_bf16": False}
 
 
-def test_products_are_in_bf16_and_gradients_in_fp32() -> None:
+def told_by(processor: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor, raising=False)
+
+
+def test_without_tiles_products_are_in_bf16_and_gradients_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    told_by(NO_TILES, monkeypatch)
     weight = torch.randn(3, 4, requires_grad=True)
     with multiplying_in("bf16", CPU):
         product = torch.ones(2, 4) @ weight.T
@@ -18,13 +26,48 @@ def test_products_are_in_bf16_and_gradients_in_fp32() -> None:
         assert (torch.ones(2, 4) @ weight.T).dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    ("told", "chosen"), [({"amx_bf16": True}, "bf16"), ({"amx_bf16": False}, "fp32"), ({}, "fp32")]
-)
+@pytest.mark.skipif(fast_precision(CPU) != "bf16", reason="a processor without tiles")
+@pytest.mark.parametrize("kind", ["product", "stack of products", "convolution"])
+def test_with_tiles_factors_are_rounded_and_nothing_else(kind: str) -> None:
+    """Each product is that of rounded factors to fp32 accuracy, forwards and backwards."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"product": ((64, 300), (300, 50)), "stack of products": ((3, 64, 300), (3, 300, 50))}
+    one, two = shapes.get(kind, ((8, 16, 9, 9), (16, 16, 3, 3)))
+
+    def multiplied(a: Tensor, b: Tensor) -> Tensor:
+        return F.conv2d(a, b) if kind == "convolution" else a @ b
+
+    a, b = (torch.randn(shape, generator=generator) for shape in (one, two))
+    b.requires_grad_()
+    exact = multiplied(a.bfloat16().double(), b.bfloat16().double())
+    back = torch.randn(exact.shape, generator=generator)
+    with multiplying_in("bf16", CPU):
+        product = multiplied(a, b)
+        (grad,) = torch.autograd.grad(product, b, back)
+    (exact_grad,) = torch.autograd.grad(exact, b, back.bfloat16().double())
+    assert product.dtype == grad.dtype == torch.float32
+    assert torch.allclose(product.double(), exact, rtol=1e-5, atol=1e-4)
+    assert torch.allclose(
+        grad.double(), exact_grad.double(), rtol=1e-2, atol=0.5
+    )  # the exact one went back through a cast
+    assert not torch.allclose(product.double(), multiplied(a.double(), b.double()), rtol=1e-5, atol=1e-4)
+
+
+def test_products_after_the_block_are_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    told_by(TILES, monkeypatch)
+    kinds = torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
+    before = [kind.fp32_precision for kind in kinds]
+    with pytest.raises(RuntimeError), multiplying_in("bf16", CPU):
+        assert [kind.fp32_precision for kind in kinds] == ["bf16", "bf16"]
+        raise RuntimeError
+    assert [kind.fp32_precision for kind in kinds] == before
+
+
+@pytest.mark.parametrize(("told", "chosen"), [(TILES, "bf16"), (NO_TILES, "fp32"), ({}, "fp32")])
 def test_bf16_is_chosen_on_processors_that_multiply_in_it(
     told: dict[str, bool], chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
+    told_by(told, monkeypatch)
     assert fast_precision(CPU) == chosen and fast_precision(torch.device("mps")) == "fp32"
 
 

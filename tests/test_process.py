@@ -77,5 +77,6 @@ print(before == "", torch.get_num_threads(), worst < 1e-4)  # bf16 would be off 
 def test_a_run_tells_by_what_it_was_multiplied() -> None:
     before = environment() | {"products": ""}  # another test of this process may have set it
     assert changes(before, before | {"products": "onednn"}) == ["products  -> onednn"]
-    older = {name: value for name, value in before.items() if name != "products"}
-    assert changes(older, before | {"products": ""}) == []
+    assert changes(before | {"bf16": "cast"}, before | {"bf16": "rounded factors"}) == ["bf16 cast -> rounded factors"]
+    older = {name: value for name, value in before.items() if name not in ("products", "bf16")}
+    assert changes(older, before | {"products": "", "bf16": "cast"}) == []

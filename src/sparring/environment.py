@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from sparring import __version__
-from sparring.process import products
+from sparring.process import products, rounds_factors
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -28,6 +28,7 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
         "interop_threads": torch.get_num_interop_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "products": products(),
+        "bf16": "rounded factors" if rounds_factors() else "cast",
         "mkl_cbwr": os.environ.get("MKL_CBWR", ""),
         "device": _device_name(torch.device(device)),
         "dtype": "float32",
@@ -35,12 +36,23 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
     }
 
 
-BIT_EXACT = ("sparring", "torch", "threads", "cpu_capability", "products", "mkl_cbwr", "platform", "device", "copies")
+BIT_EXACT = (
+    "sparring",
+    "torch",
+    "threads",
+    "cpu_capability",
+    "products",
+    "bf16",
+    "mkl_cbwr",
+    "platform",
+    "device",
+    "copies",
+)
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs between two environments and can change the bits of a result, as "threads 1 -> 2"."""
-    older = {"products": ""}  # what records of older versions do not tell
+    older = {"products": "", "bf16": "cast"}  # what records of older versions do not tell
     before = older | before
     return [f"{k} {before.get(k)} -> {now.get(k)}" for k in BIT_EXACT if before.get(k) != now.get(k)]
 

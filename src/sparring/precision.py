@@ -1,9 +1,12 @@
 """In which number format a training multiplies matrices; an attack that evaluates a model takes its gradients in fp32."""
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal
 
 import torch
+
+from sparring.process import has_tiles, rounds_factors
 
 Precision = Literal["fp32", "bf16"]
 
@@ -11,14 +14,34 @@ Precision = Literal["fp32", "bf16"]
 def multiplying_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Matrix products of the block in fp32 as they are, or in bf16 with parameters and their gradients in fp32.
 
-    No cast is kept for a second use: within a block a weight may change.
+    A processor with tiles (AMX) rounds factors as it multiplies, so that every tensor stays fp32: no pass over memory to cast a
+    weight or its gradient. Elsewhere PyTorch casts what is multiplied, and the product is bf16. No cast is kept for a second
+    use: within a block a weight may change.
     """
-    return nullcontext() if precision == "fp32" else torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+    if precision == "fp32":
+        return nullcontext()
+    if device.type == "cpu" and rounds_factors():
+        return _rounding_factors()
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
 def fast_precision(device: torch.device) -> Precision:
     """bf16 where the hardware multiplies in it many times as fast: CUDA from Ampere on, processors with AMX; else fp32."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp32"
-    told: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases do not tell
-    return "bf16" if device.type == "cpu" and told.get("amx_bf16") else "fp32"
+    return "bf16" if device.type == "cpu" and has_tiles() else "fp32"
+
+
+@contextmanager
+def _rounding_factors() -> Iterator[None]:
+    """Let oneDNN, which then has the products, round the factors of fp32 products to bf16; sums are kept in fp32."""
+    onednn: Any = torch.backends.mkldnn
+    kinds = [onednn.matmul, onednn.conv]
+    before = [kind.fp32_precision for kind in kinds]
+    for kind in kinds:
+        kind.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision

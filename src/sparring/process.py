@@ -39,9 +39,8 @@ def use_faster_products() -> None:
     """
     import torch
 
-    told: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases do not tell
     matmul: Any = getattr(torch.backends.mkldnn, "matmul", None)
-    if hasattr(matmul, "fp32_precision") and wants_onednn(told):
+    if hasattr(matmul, "fp32_precision") and wants_onednn(_told()):
         matmul.fp32_precision = "bf16"
 
 
@@ -57,3 +56,23 @@ def products() -> str:
 
     matmul = getattr(torch.backends.mkldnn, "matmul", None)
     return "onednn" if getattr(matmul, "fp32_precision", "none") == "bf16" else ""
+
+
+def has_tiles() -> bool:
+    """Whether the processor multiplies bf16 matrices in tiles (AMX)."""
+    return bool(_told().get("amx_bf16"))
+
+
+def rounds_factors() -> bool:
+    """Whether bf16 on this processor means fp32 products whose factors are rounded as they are multiplied; else they are cast."""
+    import torch
+
+    return has_tiles() and hasattr(torch.backends.mkldnn, "matmul")
+
+
+def _told() -> dict[str, object]:
+    """What PyTorch says of the processor; older releases do not tell."""
+    import torch
+
+    told: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return told
