@@ -9,7 +9,7 @@ raise the sigmoid of a third of the margin at its end: what lies about the bound
 Beside it, with as many gradients: PGD from the example and from a random point, at four step sizes, of which the table keeps the
 strongest on these very images; and Auto-PGD on cross-entropy. The learned attack and PGD keep the point after their last step;
 Auto-PGD its best. What training costs is told in forward and backward passes of an example and in seconds of one core. Written:
-attack.jsonl.
+attack.jsonl; where that lies in an out folder of `sparring reproduce`, `sparring report` draws strength against cost from it.
 """
 
 import argparse

@@ -20,6 +20,7 @@ from fabricated_measurements import (
     epochs,
     example,
     exploitability,
+    learned_attacks,
     payoffs,
     readings,
     results,
@@ -76,6 +77,7 @@ def write_folder(out: Path, *, seeds: int = 3, recipes: Sequence[str] = RECIPES,
     responses = [r for recipe, seed in done for r in best_responses(recipe, seed, rng)]
     write(paths.records("responses"), responses)
     write(paths.records("gaps"), over_seeds(responses))
+    write(paths.records("attack"), [r for recipe in recipes[:2] for r in learned_attacks(recipe)])
     write(paths.records("examples"), [example(k, rng) for k in range(6)])
     return out
 

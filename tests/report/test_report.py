@@ -22,12 +22,14 @@ pytest.importorskip("jinja2")
 
 sys.path.insert(0, str(Path(__file__).parent))
 import fabricated
+from fabricated_measurements import N
 
 from sparring.errors import InputError, MissingExtra
 from sparring.records import (
     AccuracyRecord,
     BestResponseRecord,
     CalibrationRecord,
+    LearnedAttackRecord,
     OutPaths,
     PayoffRecord,
     SummaryRecord,
@@ -276,6 +278,34 @@ def test_a_long_memory_is_thinned_on_the_page_and_none_shows_no_section(sketch: 
     path.unlink()
     html = rendered(sketch)
     assert 'id="memory"' not in html and "#memory" not in html
+
+
+def test_the_learned_attack_stands_beside_pgd_over_gradients_and_cost(out: Path, html: str) -> None:
+    records = read(OutPaths(out).records("attack"), LearnedAttackRecord)
+    section = html[html.index('<section id="learned"') :].partition("</section>")[0]
+    assert section.count("<svg") == 2 * 2 and 'href="#learned"' in html  # a radius and a defender each
+    tables = re.findall(r"<tbody>(.*?)</tbody>", section, re.S)
+    shown = [
+        re.findall(r'<span class="v">(.*?)</span>', row)
+        for table in tables
+        for row in re.findall(r"<tr>(.*?)</tr>", table, re.S)
+    ]
+    expected = {(r.eps, r.recipe, r.queries): [] for r in sorted(records, key=lambda r: (r.eps, r.recipe, r.queries))}
+    for r in records:
+        expected[r.eps, r.recipe, r.queries].append(f"{100 * r.accuracy:.1f}")
+    assert shown == list(expected.values())
+    learned, pgd, auto = records[:3]
+    assert words.passes(pgd, N) == 8 and words.passes(auto, N) == 1  # PGD's eight settings are each paid for
+    assert words.passes(learned, N) == 1 + 2 * 38_400 / N
+    assert (OutPaths(out).figures / "learned.svg").is_file()
+    with (OutPaths(out).figures / "learned.csv").open(newline="") as file:
+        assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [r.accuracy for r in records]
+
+
+def test_without_a_learned_attack_there_is_no_figure(sketch: Path) -> None:
+    OutPaths(sketch).records("attack").unlink()
+    html = rendered(sketch)
+    assert 'id="learned"' not in html and "#learned" not in html
 
 
 def test_best_responses_stand_with_their_gap_by_what_they_see(out: Path, html: str) -> None:

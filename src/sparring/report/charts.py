@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
-from sparring.records import CalibrationRecord, EpochRecord, SummaryRecord
+from sparring.records import CalibrationRecord, EpochRecord, LearnedAttackRecord, SummaryRecord
 from sparring.report import words
 
 THIN = 30  # a bin of fewer images is drawn hollow
@@ -176,6 +176,44 @@ def training(records: Sequence[EpochRecord], theme: Theme, *, width: int = 190, 
     rate = strip("lr", "learning rate", 52, alt.Scale(type="log"), 3, True)
     chart = alt.vconcat(loss, rate, spacing=8)
     return Chart(_titled(chart, theme, title), data, theme)
+
+
+def strength(records: Sequence[LearnedAttackRecord], spread: int, theme: Theme, *, title: str = "") -> Chart:
+    """What attacks leave of one defender over their cost an image, in forward and backward passes, on a logarithmic scale.
+
+    The learned attack's training is spread over `spread` images; PGD is the best of eight settings, of which each is paid for.
+    """
+    import altair as alt
+
+    data: Rows = {}
+    rows = [
+        {
+            "attack": words.learned_attack(r.attack),
+            "passes": words.passes(r, spread),
+            "left": 100 * r.accuracy,
+            "low": 100 * r.low,
+            "high": 100 * r.high,
+            "text": f"{words.learned_attack(r.attack)}, {r.queries} gradients: {words.percent(r.accuracy)} % "
+            f"{words.interval(r.low, r.high)}",
+        }
+        for r in records
+    ]
+    names = list(words.LEARNED_ATTACKS)
+    legend = alt.Legend(title=None) if theme.standalone else None
+    colours = [theme.slots[k] for k in (2, 4, 6)]
+    dash = alt.StrokeDash("attack:N", scale=alt.Scale(domain=names, range=[[1, 0], [4, 2], [1, 2]]), legend=legend)
+    axis = alt.Axis(grid=False, values=[1, 3, 10, 30, 100, 300])
+    base = _base(data, rows).encode(
+        x=alt.X("passes:Q", title="passes an image", scale=alt.Scale(type="log"), axis=axis),
+        color=alt.Color("attack:N", scale=alt.Scale(domain=names, range=colours), legend=legend),
+    )
+    left = alt.Y("left:Q", title="accuracy left, %", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
+    layers = (
+        base.mark_rule(opacity=0.45).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_line(strokeWidth=2).encode(y=left, strokeDash=dash),
+        base.mark_point(filled=True, size=34, opacity=1).encode(y=left, description="text:N"),
+    )
+    return Chart(_finish(alt.layer(*layers), theme, 190, 150, title), data, theme)
 
 
 def heat(records: Sequence[SummaryRecord], columns: Sequence[str], rows: Sequence[str], theme: Theme) -> Chart:

@@ -102,6 +102,20 @@ def training_panels(source: Source) -> list[dict[str, str]]:
     return [{"label": look.label, "svg": element} for (_, look, _), element in zip(wanted, drawn, strict=True)]
 
 
+def strength_panels(source: Source) -> list[dict[str, Any]]:
+    """The learned attack beside PGD and Auto-PGD for the page: a radius a panel, a small drawing and table rows a defender."""
+    groups = sections.learned_attacks(source)
+    drawn = svg.inlined(
+        (charts.strength(g["records"], source.head.n_test, charts.PAGE), _strength_alt(g), f"learned-{k}")
+        for k, g in enumerate(groups)
+    )
+    panels: dict[float, dict[str, Any]] = {}
+    for group, element in zip(groups, drawn, strict=True):
+        panel = panels.setdefault(group["eps"], {"eps": words.eps(group["eps"]), "n": group["n"], "defenders": []})
+        panel["defenders"].append({"label": group["label"], "rows": group["rows"], "svg": element})
+    return list(panels.values())
+
+
 def legend(source: Source) -> list[dict[str, str]]:
     """Swatches of the recipes for Figure 2: colour, dash and marker."""
     used = {r.recipe for r in source.summaries("accuracy")}
@@ -170,6 +184,12 @@ def _drawings(source: Source) -> Iterable[tuple[str, str]]:
             "transfer",
             svg.draw(charts.heat(matrix["records"], matrix["names"], matrix["defenders"], charts.FILE)),
         )
+    strengths = [
+        charts.strength(g["records"], source.head.n_test, charts.FILE, title=f"{g['label']}, {_at(g['eps'])}")
+        for g in sections.learned_attacks(source)
+    ]
+    if strengths:
+        yield "learned", svg.draw(charts.together(strengths, charts.FILE))
     dots = [
         _dot(row["label"], series, row["records"][metric])
         for row in sections.exploitability(source)
@@ -206,6 +226,7 @@ def _write_tables(source: Source) -> None:
         "audit": (_SUMMARY, _metrics(source, "worst_case")),
         "payoffs": _columns(source.payoffs),
         "responses": _columns(source.responses),
+        "learned": _columns(source.learned),
         "readings": (_SUMMARY, _metrics(source, "reading")),
         "comparisons": _columns(source.comparisons),
         "claims": _columns(source.claims),
@@ -277,6 +298,13 @@ def _curve_alt(attack: str, protocol: str, records: list[SummaryRecord]) -> str:
 
 def _reliability_alt(look: words.Look, where: str) -> str:
     return f"Reliability diagram of {look.label}, {where}: accuracy over confidence, one line a seed"
+
+
+def _strength_alt(group: dict[str, Any]) -> str:
+    return (
+        f"Accuracy that the learned attack, PGD and Auto-PGD leave of {group['label']} at {_at(group['eps'])}, over passes an "
+        "image; the numbers stand in the table below"
+    )
 
 
 def _training_alt(look: words.Look) -> str:

@@ -80,6 +80,7 @@ def _sections(source: Source) -> dict[str, Any]:
         "audits": audits.rows(source),
         "audit_eps": audits.grid(source),
         "memory": audits.memory(source),
+        "learned": figure_files.strength_panels(source),
         "readings": sections.readings(source),
         "sweeps": sections.sweeps(source),
         "other_tests": sections.comparisons(source, "N", "D1", "D3", "F1"),

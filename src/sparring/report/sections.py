@@ -9,7 +9,7 @@ from typing import Any
 
 from sparring.records import ComparisonRecord, Protocol, SummaryRecord
 from sparring.report import pixels, words
-from sparring.report.headline import cell
+from sparring.report.headline import Cell, cell
 from sparring.report.source import Source, same_eps
 
 Rows = list[dict[str, Any]]
@@ -165,6 +165,22 @@ def exploitability(source: Source) -> Rows:
                 }
             )
     return rows
+
+
+def learned_attacks(source: Source) -> Rows:
+    """A row a radius and defender: the records, and for each number of gradients what the three attacks leave."""
+    made = []
+    for eps, recipe in sorted({(r.eps, r.recipe) for r in source.learned}):
+        records = [r for r in source.learned if (r.eps, r.recipe) == (eps, recipe)]
+        rows = []
+        for queries in sorted({r.queries for r in records}):
+            left = {words.learned_attack(r.attack): r for r in records if r.queries == queries}
+            found = [left.get(name) for name in words.LEARNED_ATTACKS]
+            cells = [Cell(words.percent(r.accuracy), words.interval(r.low, r.high)) if r else Cell("–") for r in found]
+            rows.append({"queries": queries, "cells": cells})
+        label, n = words.label(recipe), max(r.n for r in records)
+        made.append({"eps": eps, "label": label, "n": n, "records": records, "rows": rows})
+    return made
 
 
 def readings(source: Source) -> Rows:

@@ -16,6 +16,7 @@ from sparring.records import (
     EpochRecord,
     ExampleRecord,
     ExploitabilityRecord,
+    LearnedAttackRecord,
     OutPaths,
     PayoffRecord,
     ReadingRecord,
@@ -52,6 +53,7 @@ class Source:
     audits: list[AuditRecord] = field(default_factory=list)
     payoffs: list[PayoffRecord] = field(default_factory=list)
     responses: list[BestResponseRecord] = field(default_factory=list)
+    learned: list[LearnedAttackRecord] = field(default_factory=list)
 
     @property
     def recipes(self) -> list[str]:
@@ -150,6 +152,7 @@ def load(out: Path) -> Source:
         audits=read(paths.records("audits"), AuditRecord),
         payoffs=read(paths.records("payoffs"), PayoffRecord),
         responses=read(paths.records("responses"), BestResponseRecord),
+        learned=read(paths.records("attack"), LearnedAttackRecord),
     )
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sparring.records import ComparisonRecord
+from sparring.records import ComparisonRecord, LearnedAttackRecord
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,9 @@ METRICS = {
     "area": "area",
 }
 
+PGD_SETTINGS = 8  # that `runs/learned_attack.py` tries, each at its own cost
+LEARNED_ATTACKS = ("learned", f"PGD, best of {PGD_SETTINGS}", "Auto-PGD")
+
 _SPARE = ((1, 1), (7, 2, 2, 2), (3, 3), (10, 4))
 _SPARE_SHAPES = ("triangle-right", "triangle-left", "diamond", "cross")
 
@@ -95,6 +98,18 @@ def attack_label(attack: str) -> str:
     if attack.endswith(" (alone)"):
         return f"{label(attack.removesuffix(' (alone)'))}, trained alone"
     return ATTACKS.get(attack) or label(attack)
+
+
+def learned_attack(attack: str) -> str:
+    """Which of LEARNED_ATTACKS an attack of a LearnedAttackRecord is."""
+    learned, pgd, auto = LEARNED_ATTACKS
+    return learned if attack == "learned" else pgd if attack.startswith("PGD") else auto
+
+
+def passes(record: LearnedAttackRecord, spread: int) -> float:
+    """Forward and backward passes an image, the training's spread over so many images, PGD's settings all counted."""
+    settings = PGD_SETTINGS if record.attack.startswith("PGD") else 1
+    return record.queries * settings + record.passes / spread
 
 
 def side_label(name: str) -> str:
