@@ -16,11 +16,18 @@ from sparring.data import Data
 from sparring.game import Player, against, alternating, duel, player, train
 from sparring.game.moves import Move, in_precision
 from sparring.models import mlp, stack
+from sparring.precision import fast_precision
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
 
 EPS, SHAPE = 0.1, (1, 28, 28)
-REGIMES = ("vanilla", "noise", "fgsm", "game", "game, bf16")
+REGIMES = ("vanilla", "noise", "fgsm", "game")
+
+
+def in_bf16() -> list[str]:
+    """The regimes that are measured in bf16 too: all where the processor is good at it, else the game."""
+    good = fast_precision(torch.device("cpu")) == "bf16"
+    return [f"{name}, bf16" for name in (REGIMES if good else REGIMES[-1:])]
 
 
 def layers(width: int = 1) -> tuple[list[int], list[int]]:
@@ -36,8 +43,10 @@ def random_data(n_examples: int) -> Data:
 
 
 def epoch_of(regime: str, data: Data, seeds: list[int], batch: int = 128, width: int = 1) -> Callable[[], None]:
-    """One epoch of this regime for a stack of these seeds."""
-    players, move, stream = _game(regime, seeds, width)
+    """One epoch of this regime, in bf16 where its name ends so, for a stack of these seeds."""
+    name, _, precision = regime.partition(", ")
+    players, move, stream = _game(name, seeds, width)
+    move = in_precision(move, "bf16" if precision else "fp32")
     settings = Training(max_epochs=1, batch_size=batch)
 
     def epoch() -> None:
@@ -59,8 +68,7 @@ def _game(regime: str, seeds: list[int], width: int) -> tuple[list[Player], Move
         return [defender], against(defender, fgsm(threat)), stream
     learners = stack_adversaries([Adversary(mlp(SHAPE, adversarys[1:])) for _ in seeds])
     adversary = player("adversary", learners, maximize=True, lr=0.1, n_copies=len(seeds))
-    move = duel(defender, adversary, threat, alternating())
-    return [adversary, defender], in_precision(move, "bf16" if regime.endswith("bf16") else "fp32"), stream
+    return [adversary, defender], duel(defender, adversary, threat, alternating()), stream
 
 
 def needed(regime: str, batch: int = 128, width: int = 1) -> float:
@@ -68,6 +76,7 @@ def needed(regime: str, batch: int = 128, width: int = 1) -> float:
 
     The first layer has no input gradient, except for FGSM, which asks for just that one; an attack needs no parameter gradients.
     """
+    regime = regime.partition(", ")[0]
     defender, adversary = layers(width)
     d, a, half = products(defender), products(adversary), batch // 2
     trains = batch * (

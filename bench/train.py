@@ -6,7 +6,8 @@
 MNIST shapes, random pixels, batch 128, the paper's networks, the same steps and optimizer settings on all sides. Each side runs
 in processes of its own, one side at a time, alternating within every round; a ratio is theirs over ours of the same round, in
 seconds of the whole machine per seed and step: its median [range], and that of both sides' best rounds. Other load on the machine
-slows a loop on all cores most, so that there the ratio of the best is the fair one.
+slows a loop on all cores most, so that there the ratio of the best is the fair one. All sides multiply in fp32; ours also in bf16,
+for the game, and for every regime where the processor is good at it, beside the others' fp32.
 
   plain         one seed, a PyTorch loop over a DataLoader of a TensorDataset, on all cores
   plain a core  as plain, but a process for each core on one thread, each with a seed of its own
@@ -63,9 +64,9 @@ def compared(n_examples: int, rounds: int, n_seeds: int, peers: list[str]) -> li
     workers = machine.Group(CORES, 1, keep_memory=True)
     returning = machine.Group(CORES, 1, keep_memory=False)
     groups, rows = (theirs, one, workers, returning), []
-    for regime in ours.REGIMES:
-        loop = regime.partition(",")[0]  # the plain game is in fp32
-        loops = {"plain": loop} | ({peer: peer for peer in peers} if regime == "fgsm" else {})
+    for regime in [*ours.REGIMES, *ours.in_bf16()]:
+        loop = regime.partition(",")[0]  # their loops are in fp32
+        loops = {"plain": loop} | ({peer: peer for peer in peers} if loop == "fgsm" else {})
         sides = [*loops, "plain a core"]
         taken: dict[str, list[float]] = {side: [] for side in [*sides, *WAYS, "rate"]}
         for _ in range(rounds):
@@ -96,7 +97,7 @@ def scaled(rounds: int) -> list[Row]:
     sizes = [(n, 128, 1) for n in (1, 2, 5, 10, 20)] + [(10, 64, 1), (10, 512, 1), (10, 128, 2), (10, 128, 4)]
     group, rows = machine.Group(1, 1, keep_memory=True), []
     (copying,) = group.measured(ours.bandwidth)
-    for regime in ours.REGIMES[:4]:
+    for regime in ours.REGIMES:
         for n_seeds, batch, width in sizes:
             steps = max(2, round(2e11 / ours.needed(regime, batch, width) / n_seeds / 10))
             job = (regime, steps * batch, list(range(n_seeds)), batch, width)
@@ -136,7 +137,7 @@ def _ms(seconds: list[float]) -> float:
 
 def _told(r: Row) -> str:
     return (
-        f"{r['training']:<11} {r['ours']:<10} {r['ms']:7.3f} ms   {r['beside']:<12} {r['their_ms']:7.3f} ms   "
+        f"{r['training']:<13} {r['ours']:<10} {r['ms']:7.3f} ms   {r['beside']:<12} {r['their_ms']:7.3f} ms   "
         f"ratio {r['ratio']:5} [{r['lowest']}, {r['highest']}], of the best {r['best']:5}   "
         f"needed {r['gflops']} of {r['matmul_gflops']} GFLOP/s"
     )
