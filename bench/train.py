@@ -6,8 +6,8 @@
 MNIST shapes, random pixels, batch 128, the paper's networks, the same steps and optimizer settings on all sides. Each side runs
 in processes of its own, one side at a time, alternating within every round; a ratio is theirs over ours of the same round, in
 seconds of the whole machine per seed and step: its median [range], and that of both sides' best rounds. Other load on the machine
-slows a loop on all cores most, so that there the ratio of the best is the fair one. All sides multiply in fp32; ours also in bf16,
-for the game, and for every regime where the processor is good at it, beside the others' fp32.
+slows a loop on all cores most, so that there the ratio of the best is the fair one. All sides multiply in fp32; ours also in
+bf16, for the game, and for every regime where the processor is good at it, beside the others' fp32.
 
   plain         one seed, a PyTorch loop over a DataLoader of a TensorDataset, on all cores
   plain a core  as plain, but a process for each core on one thread, each with a seed of its own
