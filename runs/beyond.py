@@ -259,7 +259,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("results", type=Path)
     parser.add_argument("--eps", type=float, nargs="+", default=GRID)
-    parser.add_argument("--recipes", nargs="+", default=SHOWN, help="what is attacked; what is known of others stays")
+    parser.add_argument(
+        "--recipes", nargs="+", default=SHOWN, help="what is attacked; what is known of other runs stays"
+    )
     parser.add_argument("--whole", nargs="*", default=[])
     parser.add_argument("--examples", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2)
@@ -279,11 +281,11 @@ def main() -> None:
 
     if not options.read:
         each(partial(attack_run, options=options), runs, options.workers, told)
-    fresh = {row.recipe for row in rows}
+    fresh = {(row.recipe, row.seed) for row in rows}
     options.results.mkdir(parents=True, exist_ok=True)
     if out.records("worst").is_file():
-        rows += [row for row in read(out.records("worst"), WorstCaseRecord) if row.recipe not in fresh]
-        epochs = [row for row in read(out.records("epochs"), EpochRecord) if row.recipe not in fresh]
+        rows += [row for row in read(out.records("worst"), WorstCaseRecord) if (row.recipe, row.seed) not in fresh]
+        epochs = [row for row in read(out.records("epochs"), EpochRecord) if (row.recipe, row.seed) not in fresh]
     else:
         epochs = []
     if fresh:
