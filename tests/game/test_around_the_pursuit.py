@@ -1,0 +1,125 @@
+"""Drawn radii against a fixed attack, a rate that falls as a cosine, and the learned attack by itself."""
+
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+from pursuits import SHAPE, THREAT, B, C, S, defender_of, seeded
+from torch import Tensor
+
+import sparring
+from sparring.adversaries import RecurrentAdversary
+from sparring.attacks import PGD, Attack, LearnedAttack, Noise, fgsm
+from sparring.config import Training
+from sparring.evaluation import attacked
+from sparring.game import against, player, train
+from sparring.game.radii import Radii
+from sparring.game.unrolled import recurrent_response
+from sparring.models import mlp, stack
+from sparring.randomness import Stream
+from sparring.threat import ThreatModel
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    """Images of which many pixels stand at an end of the pixel range."""
+    x = 1.6 * torch.rand(B, *SHAPE, generator=seeded(3), dtype=torch.float64) - 0.3
+    return x.clamp(0, 1), torch.arange(B) % C
+
+
+# Drawn radii against a fixed attack, and the rate
+
+
+class Dealt(Stream):
+    """Deals shares from nothing to all of the span of radii, in the examples' order."""
+
+    def uniform(self, like: Tensor) -> Tensor:
+        return torch.linspace(-1, 1, like.shape[-1]).to(like)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "noise"])
+def test_a_fixed_attack_is_aimed_at_a_radius_for_each_example(name: str, batch: tuple[Tensor, Tensor]) -> None:
+    x, y = 0.4 + 0.2 * batch[0], batch[1]  # no pixel is clipped
+    makes: dict[str, Attack] = {
+        "fgsm": fgsm(THREAT),
+        "pgd": PGD(THREAT, steps=3, keep="last", stream=Stream(1, "attack")),
+        "noise": Noise(THREAT, "sign", Stream(1, "attack")),
+    }
+    defender, seen = defender_of(), []
+    defender.network.register_forward_pre_hook(
+        lambda module, arguments: seen.append(arguments[0]) if module.training else None
+    )
+    against(defender, makes[name], mix="both", radii=Radii(0.3, 0.0, Dealt(1, "radii")))(x, y)
+    distance = THREAT.distance(seen[0][B:], x)
+    radius = torch.linspace(0, 0.3, B, dtype=torch.float64)
+    assert torch.equal(seen[0][:B], x) and torch.equal(seen[0][B], x[0])
+    assert torch.allclose(distance, radius, atol=1e-7)
+
+
+def test_radii_are_drawn_for_the_perturbed_share_only(batch: tuple[Tensor, Tensor]) -> None:
+    (x, y), defender, seen = batch, defender_of(), []
+    defender.network.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    noise = Noise(THREAT, "sign", Stream(1, "attack"))
+    against(defender, noise, clean_share=0.25, radii=Radii(0.3, 0.0, Dealt(1, "radii")))(0.4 + 0.2 * x, y)
+    expected = torch.cat((torch.zeros(4), torch.linspace(0, 0.3, 12)))
+    assert torch.allclose(THREAT.distance(seen[0], 0.4 + 0.2 * x), expected.double(), atol=1e-7)
+
+
+def test_a_rate_can_fall_as_half_a_cosine_to_nothing() -> None:
+    falling = defender_of(lr=0.4, rate="cosine", every=12)
+    rates = [float(falling.optimizer.lr)]
+    for epochs in range(1, 15):
+        falling.end_epoch(epochs, torch.tensor(1.0))
+        rates.append(float(falling.optimizer.lr))
+    assert rates[0] == 0.4
+    assert [rates[e] for e in (4, 6, 8)] == pytest.approx([0.3, 0.2, 0.1])
+    assert all(a > b > 0 for a, b in pairwise(rates[:12])) and rates[12:] == [0, 0, 0]
+
+
+def test_the_cosine_takes_every_copys_own_rate_down() -> None:
+    network = stack([mlp(SHAPE, [C], generator=seeded(s)) for s in range(S)])
+    falling = player("defender", network, maximize=False, lr=0.4, rate="cosine", every=4, n_copies=S)
+    falling.optimizer.lr.copy_(torch.tensor([0.4, 0.0, 0.8]))
+    for epochs in (1, 2):
+        falling.end_epoch(epochs, torch.tensor([1.0, 2.0, 3.0]))
+    assert falling.optimizer.lr.tolist() == pytest.approx([0.2, 0.0, 0.4])
+
+
+# The learned attack by itself
+
+
+def test_a_response_faces_the_models_in_turn_and_leaves_them_as_they_are() -> None:
+    models = [mlp(SHAPE, [8, 10], generator=torch.Generator().manual_seed(seed)).eval() for seed in range(3)]
+    before = [{name: t.clone() for name, t in model.state_dict().items()} for model in models]
+    asked: list[int] = []
+    for number, model in enumerate(models):
+        model.register_forward_pre_hook(lambda module, given, number=number: asked.append(number))
+    learner = player("adversary", RecurrentAdversary(SHAPE), maximize=True, kind="adam", lr=0.01, weight_decay=0.0)
+    stream = Stream(0, "attack")
+    move = recurrent_response(learner, models, ThreatModel(0.1, SHAPE), Radii(0.1, None, Stream(0, "radii")), stream)
+    x, y = torch.rand(6, *SHAPE), torch.arange(6)
+    for step in range(4):
+        stream.seek(0, step)
+        metrics = move(x, y)
+    assert asked == [*[0] * 3, *[1] * 3, *[2] * 3, *[0] * 3]  # two queries, and the loss at the end
+    assert set(metrics) == {"adversary_loss", "perturbed_accuracy"}
+    for model, was in zip(models, before, strict=True):
+        assert all(torch.equal(t, was[name]) for name, t in model.state_dict().items())
+        assert not model.training and all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def test_learning_makes_the_attack_stronger_on_a_defender_it_has_not_seen() -> None:
+    train_on, test = sparring.data.load("digits")
+    defenders = []
+    for seed in range(2):
+        network = mlp(train_on.shape, [32, 10], generator=torch.Generator().manual_seed(seed))
+        defenders.append(sparring.Game(network, eps=0.2, seed=seed).fit(train_on, epochs=5).defender)
+    threat, streams = ThreatModel(0.2, train_on.shape), [Stream(0, "attack"), Stream(0, "radii")]
+    adversary = RecurrentAdversary(train_on.shape, queries=3, step=0.2)
+    untrained = copy.deepcopy(adversary)
+    learner = player("adversary", adversary, maximize=True, kind="adam", lr=0.02, weight_decay=0.0, rate="constant")
+    move = recurrent_response(learner, defenders[:1], threat, Radii(0.2, None, streams[1]), streams[0])
+    train(move, train_on, [learner], Training(max_epochs=4), seed=0, streams=streams)
+    left = [attacked(defenders[1], test, LearnedAttack(one, threat), threat).accuracy for one in (untrained, adversary)]
+    assert left[1] < left[0] - 0.02
