@@ -24,6 +24,7 @@ pytest.importorskip("torch")
 import torch
 from torch import Tensor
 
+from small_runs import ALONE, MAIN, STEPS, after, came_to, damage, digits, frozen_vanilla, log, note, small
 from sparring import copies, experiment, faults, locks, session
 from sparring.config import Optimizer, Run
 from sparring.data import Data
@@ -37,7 +38,6 @@ from sparring.losses import LOSSES, cross_entropy
 from sparring.models import MLP, mlp, stack
 from sparring.records import RunPaths, RunRecord
 from sparring.session import train_runs
-from test_experiment import ALONE, MAIN, STEPS, after, came_to, damage, digits, frozen_vanilla, log, note, small
 
 SEEDS = (4, 0, 7)  # in no order that could stand for their places
 DRAWN = ("gan_recurrent", "gan_recurrent_cold", "fgsm_drawn", "pgd2_drawn")  # radii drawn, and starts
