@@ -1,0 +1,75 @@
+"""Seeds of one stack go on in two, and seeds of several go on in one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from stacked_runs import SEEDS, SELDOM, alike, alone, folder, play, seeds_of
+
+from small_runs import ALONE, MAIN, STEPS, after, log, small
+from sparring.errors import Interrupted
+
+FOUR = (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("name", ["gan_tanh", "gan_recurrent"])
+def test_seeds_interrupted_together_may_go_on_in_two_calls(name: str, tmp_path: Path) -> None:
+    run = small(name, **SELDOM)
+    play(seeds_of(run, FOUR), tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        play(seeds_of(run, FOUR), tmp_path / "split", interrupted=after(7))
+    for pair in ((0, 1), (3, 2)):
+        notices: list[str] = []
+        play(seeds_of(run, pair), tmp_path / "split", notice=notices.append)
+        assert notices == [
+            *["resume is valid but not bit-exact: copies 4 -> 2"] * 2,
+            "going on from checkpoint-000000007.safetensors of 2 seeds: epoch 2, step 3",
+        ]
+    for seed in FOUR:
+        alike(folder(tmp_path / "split", seed), folder(tmp_path / "whole", seed), 0.02)
+
+
+@pytest.mark.parametrize("name", ["gan_scaled_init", "gan_recurrent"])
+def test_seeds_interrupted_alone_may_go_on_together(name: str, tmp_path: Path) -> None:
+    run = small(name, **SELDOM)
+    play(seeds_of(run), tmp_path / "whole")
+    for seed in SEEDS:
+        with pytest.raises(Interrupted):
+            alone(run, tmp_path / "merged", [seed], interrupted=after(7))
+    notices: list[str] = []
+    play(seeds_of(run), tmp_path / "merged", notice=notices.append)
+    assert notices == [
+        *["resume is valid but not bit-exact: copies 1 -> 3"] * 3,
+        "going on from checkpoint-000000007.safetensors of 3 seeds: epoch 2, step 3",
+    ]
+    for seed in SEEDS:
+        alike(folder(tmp_path / "merged", seed), folder(tmp_path / "whole", seed), 0.02)
+
+
+def test_seeds_that_stand_far_apart_go_on_one_group_after_another(tmp_path: Path) -> None:
+    run = small("vanilla", max_epochs=5)
+    with pytest.raises(Interrupted):
+        alone(run, tmp_path, [4], interrupted=after(4 * STEPS + 1))  # its beginning has been pruned
+    notices: list[str] = []
+    assert {record.epochs for record in play(seeds_of(run, (0, 4, 7)), tmp_path, notice=notices.append)} == {5}
+    assert notices[1:] == [
+        "seeds stand at 2 different steps; they go on one group after another, not bit-exact",
+        "going on from checkpoint-000000017.safetensors of 1 seed: epoch 5, step 1",
+    ]
+
+
+def test_adversaries_that_are_done_alone_wait_for_the_others(tmp_path: Path) -> None:
+    run = small("gan_tanh_init")
+    play(seeds_of(run), tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        alone(run, tmp_path / "apart", [SEEDS[0]], interrupted=after(ALONE * STEPS + 1))
+    notices: list[str] = []
+    play(seeds_of(run), tmp_path / "apart", notice=notices.append)
+    assert not any("group" in text for text in notices)
+    assert [len(log(tmp_path / "apart" / f"seed{seed}")) for seed in SEEDS] == [ALONE + MAIN] * 3
+    for seed in SEEDS:
+        alike(folder(tmp_path / "apart", seed), folder(tmp_path / "whole", seed), 0.02)
