@@ -266,6 +266,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--read", action="store_true", help="attack nothing: tests and pages again, from worst.jsonl")
+    parser.add_argument("--only", type=int, nargs="+", help="print the tests over these seeds, and write nothing")
     parser.add_argument("--readme", action="store_true", help="also fill the table in README.md")
     options = parser.parse_args()
     on_one_thread()
@@ -292,6 +293,12 @@ def main() -> None:
         epochs += [r for run in runs for r in read(RunPaths(run).epochs, EpochRecord)]
     rows.sort(key=lambda row: (SHOWN.index(row.recipe), row.seed, row.eps))
     epochs.sort(key=lambda row: (SHOWN.index(row.recipe), row.seed, row.epoch))
+    if options.only:
+        for test in compared(options.results, [row for row in rows if row.seed in options.only], options.eps):
+            print(
+                f"{test.worse} {test.eps:g}: {100 * test.difference:+.2f}, p {test.p_value:.2g}, n {len(test.per_seed)}"
+            )
+        return
     tests = compared(options.results, rows, options.eps)
     write(out.records("worst"), rows)
     write(out.records("comparisons"), tests)
