@@ -121,3 +121,20 @@ def test_a_radius_on_the_0_to_255_scale_is_named_as_such() -> None:
 def test_a_shape_that_no_input_has_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="shape must be"):
         ThreatModel(0.1, shape)
+
+
+@pytest.mark.parametrize("eps", [0.3, torch.tensor([0.05, 0.2, 0.3])])
+def test_moved_is_the_clipped_sum_to_the_bit_and_leaves_its_arguments_alone(eps: float | Tensor) -> None:
+    generator = torch.Generator().manual_seed(0)
+    threat = ThreatModel(eps, (1, 5, 5))
+    x = torch.rand(3, 1, 5, 5, generator=generator)
+    delta = torch.empty_like(x).uniform_(-1, 1, generator=generator)
+    kept = x.clone(), delta.clone()
+    plain = (x + threat.radius(x) * delta).clamp(0, 1)
+    assert torch.equal(threat.moved(x, delta), plain)
+    assert torch.equal(x, kept[0]) and torch.equal(delta, kept[1])
+    learned = delta.clone().requires_grad_()
+    moved = threat.moved(x, learned)
+    (grad,) = torch.autograd.grad(moved.sum(), learned)
+    inside = ((plain > 0) & (plain < 1)).float()
+    assert torch.equal(moved, plain) and torch.allclose(grad, inside * threat.radius(x))

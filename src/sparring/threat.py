@@ -50,7 +50,10 @@ class ThreatModel:
 
     def moved(self, x: Tensor, delta: Tensor) -> Tensor:
         """x moved by eps times delta, which is in [-1, 1] like x, clipped to the pixel range."""
-        return (x + self.radius(x) * delta).clamp(self.low, self.high)
+        by = self.radius(x) * delta
+        if by.requires_grad or x.requires_grad or (by.shape, by.dtype) != (x.shape, x.dtype):
+            return (x + by).clamp(self.low, self.high)
+        return by.add_(x).clamp_(self.low, self.high)  # to the bit the same, in memory that is already at hand
 
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """The l_inf distance of each example, of shape (...)."""
