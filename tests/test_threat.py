@@ -124,7 +124,7 @@ def test_a_shape_that_no_input_has_is_refused(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("eps", [0.3, torch.tensor([0.05, 0.2, 0.3])])
-def test_moved_is_the_clipped_sum_to_the_bit_and_leaves_its_arguments_alone(eps: float | Tensor) -> None:
+def test_moved_is_the_clipped_sum_to_the_bit_and_leaves_its_arguments_alone(eps: float | torch.Tensor) -> None:
     generator = torch.Generator().manual_seed(0)
     threat = ThreatModel(eps, (1, 5, 5))
     x = torch.rand(3, 1, 5, 5, generator=generator)
