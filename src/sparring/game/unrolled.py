@@ -17,9 +17,8 @@ from sparring.losses import Loss, cross_entropy, log_odds, objective
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
 
-SAMPLED = (
-    8  # one example in so many is looked at for the share of clipped pixels, which over all takes a twentieth of a step
-)
+# for the share of clipped pixels one example in so many is looked at: over all it takes a twentieth of a step
+SAMPLED = 8
 
 
 def pursuit(
