@@ -115,7 +115,7 @@ def test_accuracies_are_shares_and_attacks_stay_in_their_balls(whole: OutPaths) 
     assert set(sound) == expected and len(sound) == sum(r.protocol == "sound" for r in found)
     for record in found:
         assert abs(record.accuracy - record.correct / record.n) <= (
-            1e-12 if record.protocol == "sound" else 0.5 / record.n
+            1e-12 + (0.0 if record.protocol == "sound" else 0.5 / record.n)  # two passes may differ by one image: a tie
         )
         assert record.n == 360 and record.invalid == 0 and 0 <= record.low <= record.accuracy <= record.high <= 1
         assert record.max_distance <= record.eps + 1e-6
