@@ -39,19 +39,29 @@ Makers = Mapping[str, Callable[[Evidence], Check]]
 
 
 def self_test(thresholds: Thresholds | None = None, checks: Makers | None = None, *, honest: bool = True) -> SelfTest:
-    """Audit the zoo, and two honest models, with these thresholds and checks; half a minute."""
+    """Audit the zoo, and two honest models, with these thresholds and checks; half a minute.
+
+    One image more or less may alarm a check of so few; so an honest model that does is trained again from another seed,
+    and counts where the same check alarms twice.
+    """
     known = dict(CHECKS if checks is None else checks)
     train, test = data.load("digits")
     plain = trained(train)
     missed = {row.name: sets for row in zoo_rows(plain, train, test) if (sets := missed_by(row, thresholds, known))}
     alarmed: dict[str, tuple[str, ...]] = {}
-    models = {"clean": plain, "PGD": trained(train, PGD(ThreatModel(EPS, train.shape), steps=7, keep="last"))}
-    for name, model in models.items() if honest else ():
-        subject = Subject(model=model, data=test, eps=(EPS,), name=name, train=train)
-        result = audit_subject(subject, level=SELF, thresholds=thresholds, checks=known)
-        if bad := alarms(result.checks):
-            alarmed[name] = bad
-    return SelfTest(missed, alarmed, len(zoo_rows(plain, train, test)), len(models) if honest else 0)
+    pgd = PGD(ThreatModel(EPS, train.shape), steps=7, keep="last")
+    attacks: dict[str, Attack] = {"clean": identity, "PGD": pgd} if honest else {}
+    for name, attack in attacks.items():
+        bad = frozenset(known)
+        for seed in (0, 1):
+            subject = Subject(model=trained(train, attack, seed=seed), data=test, eps=(EPS,), name=name, train=train)
+            result = audit_subject(subject, level=SELF, thresholds=thresholds, checks=known)
+            bad &= frozenset(alarms(result.checks))
+            if not bad:
+                break
+        if bad:
+            alarmed[name] = tuple(id for id in known if id in bad)
+    return SelfTest(missed, alarmed, len(zoo_rows(plain, train, test)), len(attacks))
 
 
 def zoo_rows(model: nn.Module, train: Data, test: Data) -> list[Row]:
