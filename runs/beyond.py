@@ -270,7 +270,11 @@ def main() -> None:
     parser.add_argument("--readme", action="store_true", help="also fill the table in README.md")
     options = parser.parse_args()
     on_one_thread()
-    runs = [] if options.read else [run for run in finished(options.out) if run.parent.name in options.recipes]
+    runs = (
+        []
+        if options.read or options.only
+        else [run for run in finished(options.out) if run.parent.name in options.recipes]
+    )
     runs.sort(key=lambda run: (run.name, SHOWN.index(run.parent.name)))  # seed after seed
     out = OutPaths(options.results)
     rows: list[WorstCaseRecord] = []
@@ -280,7 +284,7 @@ def main() -> None:
         shares = " ".join(f"{100 * row.accuracy:.1f}" for row in made)
         print(f"{made[0].recipe} seed {made[0].seed}: {shares}  (n = {made[0].n})", flush=True)
 
-    if not options.read:
+    if runs:
         each(partial(attack_run, options=options), runs, options.workers, told)
     fresh = {(row.recipe, row.seed) for row in rows}
     options.results.mkdir(parents=True, exist_ok=True)
