@@ -14,6 +14,7 @@ from sparring.attacks import (
     PGD,
     Attack,
     Cascade,
+    Escalation,
     LearnedAttack,
     Noise,
     RayS,
@@ -93,6 +94,9 @@ ATTACKS: dict[str, Callable[[ThreatModel], Attack]] = {
     "square chunks": lambda threat: Square(threat, queries=9, rescale=False, stream=stream(), chunk=3),
     "fab": lambda threat: FAB(threat, steps=5, bisections=3),
     "rays": lambda threat: RayS(threat, queries=20),
+    "escalation": lambda threat: Escalation(
+        Square(threat, queries=6, stream=stream()), fgsm(threat), Square(threat, queries=12, stream=stream()), threat
+    ),
     "cascade": lambda threat: Cascade((fgsm(threat), APGD(threat, steps=5, stream=stream())), threat),
 }
 NEIGHBOURLY = {"fgsm training", "pgd training", "learned training"}  # batch statistics: not example by example

@@ -1,4 +1,4 @@
-"""What all strong attacks keep, on models made to mislead them, and the suites."""
+"""What all strong attacks keep, on models made to mislead them."""
 
 import math
 from collections.abc import Callable
@@ -7,12 +7,23 @@ from typing import Any
 
 import pytest
 import torch
-from problems import SHAPE, Linear, Of, broken, four_classes, own_batch, strong, trained_model
+from problems import SHAPE, Linear, Of, four_classes, own_batch, strong, trained_model
 from torch import Tensor, nn
 
-from sparring.attacks import APGD, FAB, Attack, Cascade, RayS, Square, WorstCase, fgsm, quick_suite, standard_suite
-from sparring.data.batches import Data
-from sparring.data.synthetic import linear_margins, linear_problem, linear_robust_accuracy
+from sparring.attacks import (
+    APGD,
+    FAB,
+    Attack,
+    Cascade,
+    Escalation,
+    RayS,
+    Square,
+    WorstCase,
+    fgsm,
+    quick_suite,
+    standard_suite,
+)
+from sparring.data.synthetic import linear_margins
 from sparring.errors import InputError
 from sparring.evaluation import attacked
 from sparring.models import mlp
@@ -55,12 +66,14 @@ def test_examples_that_are_wrong_already_are_returned_as_they_are(
 
 def on_stacks(threat: ThreatModel) -> dict[str, Attack]:
     """What a stack is attacked with: one of each, and several at once."""
-    several = (fgsm(threat), APGD(threat, "margin", steps=5), Square(threat, queries=30), RayS(threat, queries=30))
+    search = Square(threat, queries=30)
+    several = (fgsm(threat), APGD(threat, "margin", steps=5), search, RayS(threat, queries=30))
     return strong(threat) | {
         "margin": APGD(threat, "margin", steps=8, restarts=2),
         "quick suite": Cascade(quick_suite(threat, 5, SHAPE), threat),
         "cascade": Cascade((*several, FAB(threat, steps=5)), threat),
         "worst case": WorstCase(several, threat),
+        "escalation": Escalation(replace(search, queries=9), fgsm(threat), search, threat, 0.0),
     }
 
 
@@ -164,52 +177,6 @@ def test_other_seeds_give_other_images(model: nn.Module, batch: tuple[Tensor, Te
         assert not torch.equal(make(Stream(0, "a"))(model, *batch), make(Stream(1, "a"))(model, *batch))
 
 
-def test_a_cascade_breaks_what_any_member_breaks_and_asks_nothing_more_of_what_is_broken(
-    model: nn.Module, batch: tuple[Tensor, Tensor]
-) -> None:
-    x, y = batch
-    threat = ThreatModel(0.05, SHAPE)
-
-    def members() -> tuple[Attack, ...]:
-        return fgsm(threat), APGD(threat, steps=20), Square(threat, queries=100)
-
-    single = torch.stack([broken(model, attack(model, x, y), y) for attack in members()]).any(0)
-    counted = Of(model)
-    together = broken(model, Cascade(members(), threat)(counted, x, y), y)
-    assert torch.equal(together, single) and 2 < int(single.sum()) < 40
-    assert len(counted.seen[-1]) < 40
-
-
-def test_a_cascade_aims_its_members_at_its_own_threat(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
-    x, y = batch
-    narrow, wide = ThreatModel(0.01, SHAPE), ThreatModel(0.2, SHAPE)
-    x_adv = Cascade((fgsm(wide), APGD(wide, steps=5)), narrow)(model, x, y)
-    assert float((x_adv - x).abs().max()) == pytest.approx(0.01)
-
-
-@pytest.mark.parametrize("n_classes", [2, 3, 4, 6])
-@pytest.mark.parametrize("suite", [standard_suite, quick_suite])
-def test_a_suite_fits_any_number_of_classes(suite: Any, n_classes: int, generator: torch.Generator) -> None:
-    problem = linear_problem(30, 6, seed=0)
-    weight = torch.randn(n_classes, 6, generator=generator, dtype=torch.float64)
-    data = Data(
-        problem.data.images, Linear(weight, torch.zeros(n_classes))(problem.data.images).argmax(-1), n_classes, ""
-    )
-    threat = ThreatModel(0.02, (6,))
-    members = suite(threat, n_classes, (6,))
-    assert [type(member) for member in members][-1] is Square
-    exact = linear_robust_accuracy(data, weight, torch.zeros(n_classes), 0.02)
-    small = members[:-1]  # the last member's queries are for larger problems
-    assert attacked(Linear(weight, torch.zeros(n_classes)), data, Cascade(small, threat), threat).accuracy == exact
-
-
-def test_a_suites_members_differ_in_name_and_draws() -> None:
-    members = standard_suite(ThreatModel(0.1, SHAPE), 10, SHAPE, seed=3)
-    assert len({repr(member) for member in members}) == len(members)
-    streams = [member.stream for member in members if isinstance(member, APGD | Square)]
-    assert len({stream.name for stream in streams}) == len(streams) and {stream.seed for stream in streams} == {3}
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -223,6 +190,7 @@ def test_a_suites_members_differ_in_name_and_draws() -> None:
         (lambda t: FAB(t, targets=0), "targets must be >= 1"),
         (lambda t: RayS(t, queries=0), "queries must be >= 1"),
         (lambda t: RayS(t, tolerance=0.0), "tolerance must be > 0"),
+        (lambda t: Escalation(fgsm(t), fgsm(t), fgsm(t), t, close=1.5), "close must be in"),
         (lambda t: standard_suite(t, 10, (3, 3)), "give both one shape"),
         (lambda t: quick_suite(t, 1, SHAPE), "at least 2 classes"),
     ],

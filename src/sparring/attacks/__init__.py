@@ -14,7 +14,7 @@ from sparring.attacks.learned import LearnedAttack
 from sparring.attacks.minimal import FAB
 from sparring.attacks.noise import Noise
 from sparring.attacks.square import Square
-from sparring.attacks.suites import Cascade, quick_suite, standard_suite
+from sparring.attacks.suites import Cascade, Escalation, quick_suite, standard_suite
 from sparring.attacks.worst_case import WorstCase
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "PGD",
     "Attack",
     "Cascade",
+    "Escalation",
     "LearnedAttack",
     "Noise",
     "RayS",
