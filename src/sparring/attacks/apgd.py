@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sparring import modes
 from sparring.attacks.ascent import ASCENTS
-from sparring.attacks.rows import Rows, answers, bounds, chunks, fooled, put, put_at, rows, signs
+from sparring.attacks.rows import Rows, answers, bounds, chunks, fooled, part, put, put_at, rows, signs
 from sparring.errors import InputError
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
@@ -25,7 +25,8 @@ class APGD:
     highest loss.
 
     Every example gets the same random starts, so its result does not depend on which others are in the batch, or on their
-    order. Labels with one axis are attacked `chunk` at a time; of a stack (labels (S, B)) all at once.
+    order. Labels with one axis are attacked `chunk` at a time, and where fewer stand several restarts or targets of each at
+    once; of a stack (labels (S, B)) all at once, one after the other.
     """
 
     threat: ThreatModel
@@ -60,13 +61,14 @@ class APGD:
             best = torch.full(y.shape, -torch.inf, dtype=clean.dtype, device=x.device)
             ranked = clean.scatter(-1, y.unsqueeze(-1), -torch.inf).argsort(dim=-1, descending=True)
             n_rounds = max(1, min(self.targets, clean.shape[-1] - 1))
-            for number in range(self.restarts * n_rounds):
-                noise = torch.empty(self.threat.shape, dtype=x.dtype, device=x.device)
-                noise.uniform_(-1, 1, generator=self.stream.generator(x.device))
-                target = ranked[..., number % n_rounds] if self.targets else None
+            ascents = [(self._start(x), number % n_rounds) for number in range(self.restarts * n_rounds)]
+            while ascents and bool(standing.any()):
+                together = self._together(standing, len(ascents))
+                starts, targets = zip(*ascents[:together], strict=True)
+                ascents = ascents[together:]
                 for index, threat in chunks(standing, self.chunk, self.threat):
-                    ascent = _Ascent(self, threat, model, x[index], y[index], None if target is None else target[index])
-                    found, loss, broken = ascent.run(noise / noise.abs().max())
+                    target = [ranked[..., k][index] for k in targets] if self.targets else None
+                    found, loss, broken = self._several(model, threat, x[index], y[index], target, starts)
                     better = standing[index] & (broken | (loss > best[index]))
                     x_adv[index] = torch.where(threat.over_pixels(better), found, x_adv[index])
                     best[index] = torch.where(better, loss, best[index])
@@ -80,6 +82,40 @@ class APGD:
             found.append(math.ceil(round(now * self.steps, 6)))
             before, now = now, now + max(now - before - 0.03, 0.06)
         return sorted(set(found))
+
+    def _start(self, x: Tensor) -> Tensor:
+        """A random point on the surface of the unit ball, (*shape)."""
+        noise = torch.empty(self.threat.shape, dtype=x.dtype, device=x.device)
+        noise.uniform_(-1, 1, generator=self.stream.generator(x.device))
+        return noise / noise.abs().max()
+
+    def _together(self, standing: Tensor, n_left: int) -> int:
+        """How many ascents to make side by side: few examples are asked about as often, in fewer and fuller batches."""
+        if standing.ndim != 1:
+            return 1
+        return max(1, min(n_left, self.chunk // int(standing.sum())))
+
+    def _several(
+        self,
+        model: nn.Module,
+        threat: ThreatModel,
+        x: Tensor,
+        y: Tensor,
+        targets: list[Tensor] | None,
+        starts: tuple[Tensor, ...],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What ascents from several starts, each with its targets, find: by example the first that broke it, else the best."""
+        if len(starts) == 1:
+            return _Ascent(self, threat, model, x, y, targets[0] if targets else None).run(starts[0])
+        k, n = len(starts), len(y)
+        wide = part(threat, y.shape, torch.arange(n, device=y.device).repeat(k))
+        target = torch.cat(targets) if targets else None
+        ascent = _Ascent(self, wide, model, x.repeat(k, *[1] * len(threat.shape)), y.repeat(k), target)
+        found, loss, broken = ascent.run(torch.stack(starts).repeat_interleave(n, 0))
+        loss, broken = loss.view(k, n), broken.view(k, n)
+        first = torch.where(broken.any(0), broken.int().argmax(0), loss.argmax(0))
+        take = first * n + torch.arange(n, device=y.device)
+        return found[take], loss.flatten()[take], broken.any(0)
 
     def _check_classes(self, n_classes: int) -> None:
         needed = {"dlr": 4 if self.targets else 3}.get(self.loss, 2)
