@@ -4,10 +4,11 @@
 
 OUT holds the runs of `runs/beyond.py`. For every number of queries k one recurrent adversary with hidden units is trained
 against seed 0 of TRAINED_ON, on minibatches of training images with radii drawn from 0.1 to 0.3, and then attacks seed 1 of all
-SEEN_NOT. It starts as signed gradient steps, the first of 1.25 radii and each later one four fifths of the last, and learns to
-raise the sigmoid of a third of the margin at its end: what lies about the boundary counts, what is lost or out of reach does not.
-Beside it, with as many gradients: PGD from the example and from a random point, at four step sizes, of which the table keeps the
-strongest on these very images; and Auto-PGD on cross-entropy. The learned attack and PGD keep the point after their last step;
+SEEN_NOT. It begins with every pixel as bright as the radius allows, in training too, and starts as signed gradient steps, the
+first of 2.25 radii and each later one four fifths of the last. It learns to raise the sigmoid of a third of the margin at its
+end: what lies about the boundary counts, what is lost or out of reach does not. Beside it, with as many gradients: PGD from the
+example, from a random point and from where the learned attack begins, at four step sizes, of which the table keeps the strongest
+on these very images; and Auto-PGD on cross-entropy. The learned attack and PGD keep the point after their last step;
 Auto-PGD its best. What training costs is told in forward and backward passes of an example and in seconds of one core. Written:
 attack.jsonl; where that lies in an out folder of `sparring reproduce`, `sparring report` draws strength against cost from it.
 """
@@ -39,7 +40,8 @@ from sparring.threat import ThreatModel
 TRAINED_ON = ("gan_recurrent", "pgd_drawn", "fgsm_tenth")
 SEEN_NOT = ("gan_recurrent", "pgd_drawn", "fgsm_tenth", "pgd2_drawn", "gan_recurrent_fixed", "pgd_tenth")
 HIDDEN, LARGEST, SMALLEST, BATCH = 24, 0.3, 0.1, 128
-FIRST_STEP, DECAY, SMALLEST_STEP, FOLLOW, UNIT = 1.25, 0.8, 0.25, 7.0, 3.0
+BEGIN, FIRST_STEP, DECAY, SMALLEST_STEP, FOLLOW, UNIT = 1.0, 2.25, 0.8, 0.25, 7.0, 3.0
+SIGN = 1e6  # of the gradient: any but the smallest counts in full
 REACHES = (1.0, 1.5, 2.5, 4.0)
 
 
@@ -49,7 +51,7 @@ def learned(queries: int, models: list[nn.Module], data: Data, steps: int) -> tu
     draws = torch.Generator().manual_seed(0)
     step = [max(SMALLEST_STEP, FIRST_STEP * DECAY**k) for k in range(queries)]
     adversary = RecurrentAdversary(
-        data.shape, queries=queries, hidden=HIDDEN, step=step, follow=FOLLOW, generator=draws
+        data.shape, queries=queries, hidden=HIDDEN, step=step, follow=FOLLOW, begin=BEGIN, generator=draws
     )
     learner = player(
         "adversary", adversary, maximize=True, kind="adam", lr=0.003, weight_decay=0.0, rate="cosine", every=4
@@ -68,12 +70,18 @@ def about_the_boundary(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def with_as_many(queries: int, threat: ThreatModel, data: Data) -> dict[str, Attack]:
-    """PGD at several step sizes and starts, and Auto-PGD, with this many gradients."""
+    """PGD at several step sizes and starts, and Auto-PGD, with this many gradients.
+
+    PGD from where the learned attack begins is that attack untrained, without hidden units: equal steps along the sign of the log
+    odds' gradient, which is that of cross-entropy's.
+    """
     made: dict[str, Attack] = {}
     for reach in REACHES:
         for start in (False, True):
             name = f"PGD, {reach:g} eps in all, from {'a random point' if start else 'the example'}"
             made[name] = PGD(threat, steps=queries, reach=reach, random_start=start, keep="last")
+        signs = RecurrentAdversary(data.shape, queries=queries, step=reach / queries, follow=SIGN, begin=BEGIN)
+        made[f"PGD, {reach:g} eps in all, from the brightest image"] = LearnedAttack(signs.eval(), threat)
     made["APGD-CE"] = APGD(threat, steps=queries)
     return made
 

@@ -238,9 +238,9 @@ def test_a_stack_shares_no_memory_with_its_copies_and_gives_them_back(hidden: in
     assert all(torch.equal(given.put_to(copy, s), ends[s]) for s, copy in enumerate(copies))
 
 
-@pytest.mark.parametrize("other", [{"queries": 2}, {"hidden": 2}, {"rounds": 2}, {"shape": (1, 2, 8)}])
+@pytest.mark.parametrize("other", [{"queries": 2}, {"hidden": 2}, {"rounds": 2}, {"begin": 0.5}, {"shape": (1, 2, 8)}])
 def test_those_that_differ_in_more_than_weights_are_not_stacked(other: dict[str, Any]) -> None:
-    settings = {"shape": SHAPE, "queries": 1, "hidden": 0, "rounds": 1}
+    settings = {"shape": SHAPE, "queries": 1, "hidden": 0, "rounds": 1, "begin": 0.0}
     with pytest.raises(CannotStack, match="recurrent adversaries of one shape"):
         stack_recurrent([RecurrentAdversary(**settings), RecurrentAdversary(**settings | other)])  # type: ignore[arg-type]
 
@@ -276,6 +276,23 @@ def test_untrained_each_query_follows_the_gradients_sign_by_its_own_step() -> No
 def test_steps_are_one_number_or_one_for_each_query() -> None:
     with pytest.raises(ValueError, match="step must be one number, or one for each of 3 queries; got 2"):
         RecurrentAdversary(SHAPE, queries=3, step=(0.5, 0.25))
+
+
+@pytest.mark.parametrize("begin", [-1.5, 1.01, math.nan])
+def test_a_beginning_outside_the_ball_is_refused(begin: float) -> None:
+    with pytest.raises(ValueError, match=r"begin must be in \[-1, 1\], radii; got"):
+        RecurrentAdversary(SHAPE, begin=begin)
+
+
+@pytest.mark.parametrize("begin", [-0.5, 1.0])
+def test_as_an_attack_it_asks_first_where_it_begins(begin: float) -> None:
+    (x, y), asked = batch_of(6), []
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, C)).double()
+    model.register_forward_pre_hook(lambda _, given: asked.append(given[0].detach().clone()))
+    adversary = stack_recurrent([RecurrentAdversary(SHAPE, queries=2, begin=begin)])
+    assert adversary.begin == begin and f"begin={begin:g}" in repr(adversary)
+    LearnedAttack(RecurrentAdversary(SHAPE, queries=2, begin=begin).double(), THREAT)(model, x, y)
+    assert torch.allclose(asked[0], (x + THREAT.eps * begin).clamp(0, 1)) and len(asked) == 2
 
 
 def test_hidden_units_start_as_the_generator_draws_them_and_change_nothing_until_trained() -> None:

@@ -32,7 +32,8 @@ class RecurrentAdversary(nn.Module):
     In a stack every parameter has the leading axis S.
 
     As an attack it starts at the example and repeats its K queries `rounds` times over, each time from where it ended: what
-    that many epochs of a game with warm starts are to a training example.
+    that many epochs of a game with warm starts are to a training example. With `begin` it starts with every pixel moved by so
+    many radii: off the example the first gradient says more of a defender that was trained on gradients at the examples.
     """
 
     sees: tuple[Seen, ...] = ("x", "label", "gradient")
@@ -46,6 +47,7 @@ class RecurrentAdversary(nn.Module):
         step: float | Sequence[float] = 0.5,
         follow: float = 2.0,
         rounds: int = 1,
+        begin: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
         """`step`: radii, of every query or one for each; `follow`: the initial weight of the gradient."""
@@ -56,7 +58,9 @@ class RecurrentAdversary(nn.Module):
             raise ValueError(f"queries must be >= 1, hidden >= 0, step > 0 and finite, rounds >= 1; got {got}")
         if len(steps) != queries:
             raise ValueError(f"step must be one number, or one for each of {queries} queries; got {len(steps)}")
-        self.shape, self.queries, self.hidden, self.rounds = tuple(shape), queries, hidden, rounds
+        if not -1 <= begin <= 1:
+            raise ValueError(f"begin must be in [-1, 1], radii; got {begin}")
+        self.shape, self.queries, self.hidden, self.rounds, self.begin = tuple(shape), queries, hidden, rounds, begin
         weight = torch.zeros(len(FEATURES))
         weight[0] = follow  # of the gradient
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(torch.zeros(()))
@@ -66,6 +70,10 @@ class RecurrentAdversary(nn.Module):
             self.into = nn.Parameter(torch.randn(hidden, len(FEATURES), generator=generator) * len(FEATURES) ** -0.5)
             self.shift = nn.Parameter(torch.zeros(hidden))
             self.out = nn.Parameter(torch.zeros(hidden))
+
+    def first_point(self, x: Tensor) -> Tensor:
+        """The u, of the shape of inputs x, that it starts from as an attack."""
+        return torch.full_like(x, self.begin)
 
     def forward(self, ask: Asked, x: Tensor, radius: Tensor, start: Tensor, first: Sequence[int] = ()) -> Tensor:
         """u (..., *shape) after K queries, from `start`, for inputs x and radii (...).
@@ -90,7 +98,8 @@ class RecurrentAdversary(nn.Module):
         return torch.cat((*settled, u), own) if settled else u
 
     def extra_repr(self) -> str:
-        return f"queries={self.queries}, hidden={self.hidden}, rounds={self.rounds}"
+        told = f"queries={self.queries}, hidden={self.hidden}, rounds={self.rounds}"
+        return f"{told}, begin={self.begin:g}" if self.begin else told
 
     def _cell(
         self, gradient: Tensor, mean: Tensor | None, u: Tensor, x: Tensor, odds: Tensor, radius: Tensor
@@ -127,9 +136,15 @@ class RecurrentAdversary(nn.Module):
 def stack_recurrent(adversaries: Sequence[RecurrentAdversary]) -> RecurrentAdversary:
     """S of them as one; raises CannotStack where they differ in more than their weights."""
     first = adversaries[0]
-    if len({(a.shape, a.queries, a.hidden, a.rounds) for a in adversaries}) > 1:
+    if len({(a.shape, a.queries, a.hidden, a.rounds, a.begin) for a in adversaries}) > 1:
         raise CannotStack("a stack needs recurrent adversaries of one shape, number of queries and hidden units")
-    stacked = RecurrentAdversary(first.shape, queries=first.queries, hidden=first.hidden, rounds=first.rounds)
+    stacked = RecurrentAdversary(
+        first.shape,
+        queries=first.queries,
+        hidden=first.hidden,
+        rounds=first.rounds,
+        begin=first.begin,
+    )
     for name, _ in list(stacked.named_parameters()):
         setattr(stacked, name, nn.Parameter(torch.stack([getattr(a, name).detach() for a in adversaries])))
     return stacked

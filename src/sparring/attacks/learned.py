@@ -45,7 +45,7 @@ class LearnedAttack:
         """
         training, adversary = self.mode == "training", self.adversary
         if isinstance(adversary, RecurrentAdversary):
-            d = torch.zeros_like(x)
+            d = adversary.first_point(x)
             for _ in range(adversary.rounds):
                 d = pursue(adversary, model, self.threat, x, y, d)
             return d

@@ -87,7 +87,7 @@ def recurrent_response(
 ) -> Move:
     """Only the adversary steps, against frozen models, one a step in turn: a learned attack, trained to be used on others.
 
-    It starts at the examples, as it will where it attacks.
+    It starts at its first point, as it will where it attacks.
     """
     check_maximizes(adversary)
     network = adversary.network
@@ -95,7 +95,7 @@ def recurrent_response(
 
     def move(x: Tensor, y: Tensor) -> Metrics:
         model, aimed = models[stream.position[-1] % len(models)], radii.aim(threat, y)
-        u = pursue(network, model, aimed, x, y, torch.zeros_like(x))
+        u = pursue(network, model, aimed, x, y, network.first_point(x))
         with modes.frozen(model):
             logits = model(aimed.moved(x, u))
         losses = loss(logits, y)

@@ -72,7 +72,7 @@ METRICS = {
     "area": "area",
 }
 
-PGD_SETTINGS = 8  # that `runs/learned_attack.py` tries, each at its own cost
+PGD_SETTINGS = 12  # that `runs/learned_attack.py` tries, each at its own cost
 LEARNED_ATTACKS = ("learned", f"PGD, best of {PGD_SETTINGS}", "Auto-PGD")
 
 _SPARE = ((1, 1), (7, 2, 2, 2), (3, 3), (10, 4))
