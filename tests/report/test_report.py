@@ -295,7 +295,7 @@ def test_the_learned_attack_stands_beside_pgd_over_gradients_and_cost(out: Path,
         expected[r.eps, r.recipe, r.queries].append(f"{100 * r.accuracy:.1f}")
     assert shown == list(expected.values())
     learned, pgd, auto = records[:3]
-    assert words.passes(pgd, N) == 8 and words.passes(auto, N) == 1  # PGD's eight settings are each paid for
+    assert words.passes(pgd, N) == 12 and words.passes(auto, N) == 1  # PGD's twelve settings are each paid for
     assert words.passes(learned, N) == 1 + 2 * 38_400 / N
     assert (OutPaths(out).figures / "learned.svg").is_file()
     with (OutPaths(out).figures / "learned.csv").open(newline="") as file:

@@ -181,7 +181,7 @@ def training(records: Sequence[EpochRecord], theme: Theme, *, width: int = 190, 
 def strength(records: Sequence[LearnedAttackRecord], spread: int, theme: Theme, *, title: str = "") -> Chart:
     """What attacks leave of one defender over their cost an image, in forward and backward passes, on a logarithmic scale.
 
-    The learned attack's training is spread over `spread` images; PGD is the best of eight settings, of which each is paid for.
+    The learned attack's training is spread over `spread` images; PGD is the best of PGD_SETTINGS, of which each is paid for.
     """
     import altair as alt
 
