@@ -12,6 +12,7 @@ import altair as alt
 
 from sparring.evaluation.statistics import mean_interval
 from sparring.records import LearnedAttackRecord, OutPaths, SummaryRecord, WorstCaseRecord, read
+from sparring.report.words import PGD_SETTINGS
 
 SHOWN = {  # recipe -> legend, colour
     "gan_recurrent": ("recurrent game", "#00825f"),
@@ -63,20 +64,24 @@ def robustness(rows: list[dict[str, Any]]) -> alt.LayerChart:
 
 
 def strength(records: list[LearnedAttackRecord], *, cost: bool) -> alt.HConcatChart:
-    """What attacks leave of defenders that the learned one has not seen: with as many gradients, or at their whole cost."""
+    """What attacks leave of defenders that the learned one has not seen: with as many gradients, or at their whole cost.
+
+    Dotted rules: what the standard suite leaves of each.
+    """
     panels = []
     for eps in sorted({r.eps for r in records}):
         rows = [
             {
-                "attack": "PGD, best of 8" if r.attack.startswith("PGD") else r.attack,
+                "attack": f"PGD, best of {PGD_SETTINGS}" if r.attack.startswith("PGD") else r.attack,
                 "queries": r.queries,
-                "passes": r.queries * (8 if r.attack.startswith("PGD") else 1) + r.passes / ATTACKED,
+                "passes": r.queries * (PGD_SETTINGS if r.attack.startswith("PGD") else 1) + r.passes / ATTACKED,
                 "left": r.accuracy,
                 "on": r.recipe,
             }
             for r in records
-            if r.eps == eps
+            if r.eps == eps and r.queries
         ]
+        floors = [{"floor": r.accuracy, "on": r.recipe} for r in records if r.eps == eps and not r.queries]
         asked = alt.X("queries:O", title="gradients", axis=alt.Axis(labelAngle=0))
         spent = alt.X("passes:Q", title="passes an image", scale=alt.Scale(type="log"))
         chart = alt.Chart(alt.Data(values=rows)).encode(
@@ -87,7 +92,11 @@ def strength(records: list[LearnedAttackRecord], *, cost: bool) -> alt.HConcatCh
         stroke = alt.Legend(symbolType="stroke", symbolStrokeColor="#444444", symbolSize=400)
         lines = chart.mark_line().encode(strokeDash=alt.StrokeDash("attack:N", title="attack", legend=stroke))
         points = chart.mark_point(filled=True, opacity=1).encode(detail="attack:N")
-        panels.append(alt.layer(lines, points).properties(width=260, height=260))
+        rules = alt.Chart(alt.Data(values=floors)).mark_rule(strokeDash=[1, 3], opacity=0.8)
+        rules = rules.encode(
+            y=alt.Y("floor:Q", title=f"accuracy left, eps {eps:g}"), color=alt.Color("on:N", title="defender")
+        )
+        panels.append(alt.layer(rules, lines, points).properties(width=260, height=260))
     return alt.hconcat(*panels)
 
 

@@ -9,11 +9,13 @@ first of 2.25 radii and each later one four fifths of the last. It learns to rai
 end: what lies about the boundary counts, what is lost or out of reach does not. Beside it, with as many gradients: PGD from the
 example, from a random point and from where the learned attack begins, at four step sizes, of which the table keeps the strongest
 on these very images; and Auto-PGD on cross-entropy. The learned attack and PGD keep the point after their last step;
-Auto-PGD its best. What training costs is told in forward and backward passes of an example and in seconds of one core. Written:
-attack.jsonl; where that lies in an out folder of `sparring reproduce`, `sparring report` draws strength against cost from it.
+Auto-PGD its best. What the standard suite leaves of the same images is told with no number of queries. What training costs is
+told in forward and backward passes of an example and in seconds of one core. Written: attack.jsonl; where that lies in an out
+folder of `sparring reproduce`, `sparring report` draws strength against cost from it.
 """
 
 import argparse
+import itertools
 import time
 from pathlib import Path
 
@@ -21,11 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from sparring.adversaries import RecurrentAdversary
-from sparring.attacks import APGD, PGD, Attack, LearnedAttack
+from sparring.attacks import APGD, PGD, Attack, Cascade, LearnedAttack, standard_suite
 from sparring.config import Training
 from sparring.data import Data
 from sparring.data.batches import stratified
-from sparring.evaluation.accuracy import attacked
+from sparring.evaluation.accuracy import Outcome, attacked
 from sparring.evaluation.statistics import wilson
 from sparring.experiment import load, load_data
 from sparring.game import player, train
@@ -86,6 +88,16 @@ def with_as_many(queries: int, threat: ThreatModel, data: Data) -> dict[str, Att
     return made
 
 
+def record(
+    recipe: str, eps: float, queries: int, attack: str, found: Outcome, passes: int = 0, seconds: float = 0.0
+) -> LearnedAttackRecord:
+    """What an attack left of seed 1 of a recipe, and what its training cost."""
+    correct, n = int(found.correct.sum()), len(found.correct)
+    bounds = wilson(correct, n)
+    cell = (recipe, 1, eps, queries, attack, n, correct, correct / n, bounds.low, bounds.high)
+    return LearnedAttackRecord(*cell, passes, seconds)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -103,6 +115,11 @@ def main() -> None:
     models: list[nn.Module] = [load(paths.run(name, 0).folder).defender for name in TRAINED_ON]
     unseen = {name: load(paths.run(name, 1).folder).defender for name in SEEN_NOT if paths.run(name, 1).done.is_file()}
     records: list[LearnedAttackRecord] = []
+    for (name, model), eps in itertools.product(unseen.items(), options.eps):
+        threat = ThreatModel(eps, test.shape)
+        suite = Cascade(standard_suite(threat, test.n_classes, test.shape), threat)
+        records.append(record(name, eps, 0, "standard suite", attacked(model, test, suite, threat)))
+        print(f"{name}, eps {eps:g}: standard suite {100 * records[-1].accuracy:.1f}", flush=True)
     for queries in options.queries:
         adversary, seconds = learned(queries, models, train_on, options.steps)
         for name, model in unseen.items():
@@ -112,11 +129,8 @@ def main() -> None:
                 found = {key: attacked(model, test, attack, threat) for key, attack in attacks.items()}
                 pgd = min((key for key in found if key.startswith("PGD")), key=lambda key: found[key].accuracy)
                 for key in ("learned", pgd, "APGD-CE"):
-                    correct, n = int(found[key].correct.sum()), len(test)
-                    bounds = wilson(correct, n)
-                    passes = (queries + 1) * options.steps * BATCH if key == "learned" else 0
-                    cell = (name, 1, eps, queries, key, n, correct, correct / n, bounds.low, bounds.high)
-                    records.append(LearnedAttackRecord(*cell, passes, round(seconds, 1) if passes else 0.0))
+                    cost = ((queries + 1) * options.steps * BATCH, round(seconds, 1)) if key == "learned" else (0, 0.0)
+                    records.append(record(name, eps, queries, key, found[key], *cost))
                 left = " ".join(f"{100 * found[key].accuracy:.1f}" for key in ("learned", pgd, "APGD-CE"))
                 print(
                     f"k {queries}, {name}, eps {eps:g}: learned, PGD, APGD {left}  ({pgd}; {seconds:.0f} s)", flush=True

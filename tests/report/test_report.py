@@ -290,11 +290,15 @@ def test_the_learned_attack_stands_beside_pgd_over_gradients_and_cost(out: Path,
         for table in tables
         for row in re.findall(r"<tr>(.*?)</tr>", table, re.S)
     ]
-    expected = {(r.eps, r.recipe, r.queries): [] for r in sorted(records, key=lambda r: (r.eps, r.recipe, r.queries))}
+    order = sorted(records, key=lambda r: (r.eps, r.recipe, r.queries or 99))  # the floor stands last
+    expected = {(r.eps, r.recipe, r.queries): [] for r in order}
     for r in records:
         expected[r.eps, r.recipe, r.queries].append(f"{100 * r.accuracy:.1f}")
     assert shown == list(expected.values())
-    learned, pgd, auto = records[:3]
+    floors = [r for r in records if r.attack == words.FLOOR]
+    assert len(floors) == section.count(f">{words.FLOOR}<") == 4
+    assert all(f"{words.FLOOR}: {100 * r.accuracy:.1f} %" in section for r in floors)  # the rule's own words
+    learned, pgd, auto = records[1:4]
     assert words.passes(pgd, N) == 12 and words.passes(auto, N) == 1  # PGD's twelve settings are each paid for
     assert words.passes(learned, N) == 1 + 2 * 38_400 / N
     assert (OutPaths(out).figures / "learned.svg").is_file()

@@ -178,10 +178,18 @@ def training(records: Sequence[EpochRecord], theme: Theme, *, width: int = 190, 
     return Chart(_titled(chart, theme, title), data, theme)
 
 
-def strength(records: Sequence[LearnedAttackRecord], spread: int, theme: Theme, *, title: str = "") -> Chart:
+def strength(
+    records: Sequence[LearnedAttackRecord],
+    floor: LearnedAttackRecord | None,
+    spread: int,
+    theme: Theme,
+    *,
+    title: str = "",
+) -> Chart:
     """What attacks leave of one defender over their cost an image, in forward and backward passes, on a logarithmic scale.
 
-    The learned attack's training is spread over `spread` images; PGD is the best of PGD_SETTINGS, of which each is paid for.
+    The learned attack's training is spread over `spread` images; PGD is the best of PGD_SETTINGS, of which each is paid for. The
+    floor, what many attacks leave whatever they cost, is a rule.
     """
     import altair as alt
 
@@ -208,11 +216,16 @@ def strength(records: Sequence[LearnedAttackRecord], spread: int, theme: Theme, 
         color=alt.Color("attack:N", scale=alt.Scale(domain=names, range=colours), legend=legend),
     )
     left = alt.Y("left:Q", title="accuracy left, %", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
-    layers = (
+    layers = [
         base.mark_rule(opacity=0.45).encode(y=alt.Y("low:Q"), y2="high:Q"),
         base.mark_line(strokeWidth=2).encode(y=left, strokeDash=dash),
         base.mark_point(filled=True, size=34, opacity=1).encode(y=left, description="text:N"),
-    )
+    ]
+    if floor is not None:
+        said = f"{words.FLOOR}: {words.percent(floor.accuracy)} % {words.interval(floor.low, floor.high)}"
+        under = _base(data, [{"floor": 100 * floor.accuracy, "text": said}])
+        rule = under.mark_rule(color=theme.muted, strokeDash=[2, 3])
+        layers.insert(0, rule.encode(y=alt.Y("floor:Q", title="accuracy left, %"), description="text:N"))
     return Chart(_finish(alt.layer(*layers), theme, 190, 150, title), data, theme)
 
 

@@ -106,13 +106,13 @@ def strength_panels(source: Source) -> list[dict[str, Any]]:
     """The learned attack beside PGD and Auto-PGD for the page: a radius a panel, a small drawing and table rows a defender."""
     groups = sections.learned_attacks(source)
     drawn = svg.inlined(
-        (charts.strength(g["records"], source.head.n_test, charts.PAGE), _strength_alt(g), f"learned-{k}")
+        (charts.strength(g["records"], g["floor"], source.head.n_test, charts.PAGE), _strength_alt(g), f"learned-{k}")
         for k, g in enumerate(groups)
     )
     panels: dict[float, dict[str, Any]] = {}
     for group, element in zip(groups, drawn, strict=True):
         panel = panels.setdefault(group["eps"], {"eps": words.eps(group["eps"]), "n": group["n"], "defenders": []})
-        panel["defenders"].append({"label": group["label"], "rows": group["rows"], "svg": element})
+        panel["defenders"].append({k: group[k] for k in ("label", "rows", "floor")} | {"svg": element})
     return list(panels.values())
 
 
@@ -185,7 +185,9 @@ def _drawings(source: Source) -> Iterable[tuple[str, str]]:
             svg.draw(charts.heat(matrix["records"], matrix["names"], matrix["defenders"], charts.FILE)),
         )
     strengths = [
-        charts.strength(g["records"], source.head.n_test, charts.FILE, title=f"{g['label']}, {_at(g['eps'])}")
+        charts.strength(
+            g["records"], g["floor"], source.head.n_test, charts.FILE, title=f"{g['label']}, {_at(g['eps'])}"
+        )
         for g in sections.learned_attacks(source)
     ]
     if strengths:

@@ -168,18 +168,20 @@ def exploitability(source: Source) -> Rows:
 
 
 def learned_attacks(source: Source) -> Rows:
-    """A row a radius and defender: the records, and for each number of gradients what the three attacks leave."""
+    """A row a radius and defender: the records, for each number of gradients what the three attacks leave, and the floor."""
     made = []
     for eps, recipe in sorted({(r.eps, r.recipe) for r in source.learned}):
         records = [r for r in source.learned if (r.eps, r.recipe) == (eps, recipe)]
         rows = []
+        floor = next((r for r in records if r.attack == words.FLOOR), None)
+        records = [r for r in records if r is not floor]
         for queries in sorted({r.queries for r in records}):
             left = {words.learned_attack(r.attack): r for r in records if r.queries == queries}
             found = [left.get(name) for name in words.LEARNED_ATTACKS]
             cells = [Cell(words.percent(r.accuracy), words.interval(r.low, r.high)) if r else Cell("–") for r in found]
             rows.append({"queries": queries, "cells": cells})
         label, n = words.label(recipe), max(r.n for r in records)
-        made.append({"eps": eps, "label": label, "n": n, "records": records, "rows": rows})
+        made.append({"eps": eps, "label": label, "n": n, "records": records, "rows": rows, "floor": floor})
     return made
 
 

@@ -75,6 +75,8 @@ METRICS = {
 PGD_SETTINGS = 12  # that `runs/learned_attack.py` tries, each at its own cost
 LEARNED_ATTACKS = ("learned", f"PGD, best of {PGD_SETTINGS}", "Auto-PGD")
 
+FLOOR = "standard suite"  # every attack of it, however many gradients they take: records of no number of queries
+
 _SPARE = ((1, 1), (7, 2, 2, 2), (3, 3), (10, 4))
 _SPARE_SHAPES = ("triangle-right", "triangle-left", "diamond", "cross")
 
