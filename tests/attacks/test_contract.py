@@ -95,7 +95,11 @@ ATTACKS: dict[str, Callable[[ThreatModel], Attack]] = {
     "fab": lambda threat: FAB(threat, steps=5, bisections=3),
     "rays": lambda threat: RayS(threat, queries=20),
     "escalation": lambda threat: Escalation(
-        Square(threat, queries=6, stream=stream()), fgsm(threat), Square(threat, queries=12, stream=stream()), threat
+        Square(threat, queries=6, stream=stream()),
+        fgsm(threat),
+        APGD(threat, steps=4, stream=stream()),
+        Square(threat, queries=12, stream=stream()),
+        threat,
     ),
     "cascade": lambda threat: Cascade((fgsm(threat), APGD(threat, steps=5, stream=stream())), threat),
 }

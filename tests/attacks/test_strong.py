@@ -73,7 +73,7 @@ def on_stacks(threat: ThreatModel) -> dict[str, Attack]:
         "quick suite": Cascade(quick_suite(threat, 5, SHAPE), threat),
         "cascade": Cascade((*several, FAB(threat, steps=5)), threat),
         "worst case": WorstCase(several, threat),
-        "escalation": Escalation(replace(search, queries=9), fgsm(threat), search, threat, 0.0),
+        "escalation": Escalation(replace(search, queries=9), fgsm(threat), APGD(threat, steps=5), search, threat, 0.2),
     }
 
 
@@ -190,7 +190,7 @@ def test_other_seeds_give_other_images(model: nn.Module, batch: tuple[Tensor, Te
         (lambda t: FAB(t, targets=0), "targets must be >= 1"),
         (lambda t: RayS(t, queries=0), "queries must be >= 1"),
         (lambda t: RayS(t, tolerance=0.0), "tolerance must be > 0"),
-        (lambda t: Escalation(fgsm(t), fgsm(t), fgsm(t), t, close=1.5), "close must be in"),
+        (lambda t: Escalation(fgsm(t), fgsm(t), fgsm(t), fgsm(t), t, close=1.5), "close must be in"),
         (lambda t: standard_suite(t, 10, (3, 3)), "give both one shape"),
         (lambda t: quick_suite(t, 1, SHAPE), "at least 2 classes"),
     ],

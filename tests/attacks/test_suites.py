@@ -67,14 +67,14 @@ def test_a_suites_members_differ_in_name_and_draws() -> None:
     members = standard_suite(ThreatModel(0.1, SHAPE), 10, SHAPE, seed=3)
     assert len({repr(member) for member in members}) == len(members)
     drawn = [stream for member in members for stream in streams(member)]
-    assert len({stream.name for stream in drawn}) == len(drawn) == 6 and {stream.seed for stream in drawn} == {3}
+    assert len({stream.name for stream in drawn}) == len(drawn) == 7 and {stream.seed for stream in drawn} == {3}
 
 
 SCOUT = 40  # queries
 
 
 def search(threat: ThreatModel, beside: Attack) -> Escalation:
-    return Escalation(Square(threat, queries=SCOUT), beside, Square(threat, queries=200), threat, close=0)
+    return Escalation(Square(threat, queries=SCOUT), beside, identity, Square(threat, queries=200), threat, close=0)
 
 
 def test_a_search_goes_on_where_the_gradient_led_no_further(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
@@ -114,9 +114,8 @@ def test_a_search_goes_on_where_an_error_is_close(model: nn.Module, batch: tuple
     threat, asked = ThreatModel(0.02, SHAPE), []
     for close in (0.0, 0.5, 1.0):
         counted = Of(model)
-        Escalation(
-            Square(threat, queries=5), APGD(threat, "margin", steps=10), Square(threat, queries=100), threat, close
-        )(counted, x, y)
+        cheap = Square(threat, queries=5), APGD(threat, "margin", steps=10)
+        Escalation(*cheap, Square(threat, queries=100), identity, threat, close)(counted, x, y)
         asked.append(sum(len(seen) for seen in counted.seen))
     assert asked[0] < asked[1] < asked[2]
 
@@ -124,7 +123,7 @@ def test_a_search_goes_on_where_an_error_is_close(model: nn.Module, batch: tuple
 def test_an_escalation_aims_its_members_at_its_own_threat(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     x, y = batch
     narrow, wide = ThreatModel(0.01, SHAPE), ThreatModel(0.2, SHAPE)
-    members = Square(wide, queries=5), fgsm(wide), Square(wide, queries=9)
+    members = Square(wide, queries=5), fgsm(wide), APGD(wide, steps=3), Square(wide, queries=9)
     x_adv = Escalation(*members, narrow)(model, x, y)
     assert float((x_adv - x).abs().max()) == pytest.approx(0.01)
 
@@ -134,5 +133,5 @@ def test_what_hands_back_the_examples_themselves_leaves_them_as_they_were(
 ) -> None:
     x, y = batch
     before, threat = x.clone(), ThreatModel(0.05, SHAPE)
-    Escalation(identity, identity, fgsm(threat), threat)(model, x, y)
+    Escalation(identity, identity, fgsm(threat), fgsm(threat), threat)(model, x, y)
     assert torch.equal(x, before)

@@ -23,8 +23,8 @@ def standard_suite(threat: ThreatModel, n_classes: int, shape: tuple[int, ...], 
 
     Auto-PGD on cross-entropy; Square Attack with 500 queries and Auto-PGD on the margin; and where these say that more may pay
     (`Escalation`), Auto-PGD on DLR for the nine strongest wrong classes (on the margin where there are fewer than four), on
-    cross-entropy from ten more starts, and Square with 3,000 queries. FAB, the fourth member of AutoAttack, is left out. Raises
-    InputError where `shape` is not the threat's.
+    cross-entropy from ten more starts, and Square with 3,000 queries, and with 5,000 more where the gradient is doubtful. FAB,
+    the fourth member of AutoAttack, is left out. Raises InputError where `shape` is not the threat's.
     """
     loss = _checked(threat, n_classes, shape)
     thorough = (
@@ -38,6 +38,7 @@ def standard_suite(threat: ThreatModel, n_classes: int, shape: tuple[int, ...], 
             scout=Square(threat, queries=500, stream=Stream(seed, "suite.scout")),
             beside=APGD(threat, "margin", stream=Stream(seed, "suite.margin")),
             attack=Cascade(thorough, threat),
+            search=Square(threat, queries=5000, stream=Stream(seed, "suite.search")),
             threat=threat,
         ),
     )
@@ -81,17 +82,18 @@ class Cascade:
 
 @dataclass(frozen=True)
 class Escalation:
-    """Two cheap attacks, and a dear one where they say that it may pay.
+    """Two cheap attacks on every example, and dear ones where these say that they may pay.
 
-    Judged by margins, the best wrong logit less the right one, at what the scout and the attack `beside` it found. An example
-    that stands is gone on with where either leaves no more than `close` of the clean margin. It is too where the scout's margin
-    is no lower than the other's: with random search as scout and a gradient attack beside it, the gradient that leads no further
-    than some hundred random tries may be worth nothing. Each member is aimed at this threat.
+    Judged by margins, the best wrong logit less the right one, at what the `scout` and the attack `beside` it found. An example
+    that stands is close where either left no more than `close` of its clean margin, and doubtful where the scout's margin is no
+    lower than the other's: a gradient that leads no further than some hundred random tries may be worth nothing. `attack` goes on
+    with both; `search`, which should need no gradient, then with what stands of the doubtful. Members are aimed at this threat.
     """
 
     scout: Attack
     beside: Attack
     attack: Attack
+    search: Attack
     threat: ThreatModel
     close: float = 0.3
 
@@ -104,22 +106,28 @@ class Escalation:
         if not y.numel():
             return x.clone()
         with modes.evaluation(model):
-            x_adv = aimed(self.scout, self.threat)(model, x, y).detach().clone()  # it may hand back x itself
-            logits = answers(model, x_adv, y, CHUNK)
-            standing, scouted = ~fooled(logits, y), margin(logits, y)
-            promising = torch.zeros_like(standing)
-            for index, threat in chunks(standing, len(x), self.threat):
-                clean = margin(answers(model, x[index], y[index], CHUNK), y[index])
-                found = aimed(self.beside, threat)(model, x[index], y[index]).detach()
-                logits = answers(model, found, y[index], CHUNK)
-                other, still, met = margin(logits, y[index]), ~fooled(logits, y[index]), standing[index]
-                x_adv[index] = torch.where(threat.over_pixels(met & ~still), found, x_adv[index])
-                far = torch.maximum(scouted[index], other) < self.close * clean
-                promising[index] = met & still & ~(far & (scouted[index] < other))  # NaN decides nothing
-            for index, threat in chunks(promising, len(x), self.threat):
-                found = aimed(self.attack, threat)(model, x[index], y[index]).detach()
-                x_adv[index] = torch.where(threat.over_pixels(promising[index]), found, x_adv[index])
+            clean = margin(answers(model, x, y, CHUNK), y)
+            x_adv, everything = x.clone(), torch.ones_like(y, dtype=torch.bool)
+            standing, scouted = self._tried(self.scout, everything, model, x, y, x_adv)
+            standing, shown = self._tried(self.beside, standing, model, x, y, x_adv)
+            close = standing & ~(torch.maximum(scouted, shown) < self.close * clean)  # NaN decides nothing
+            doubtful = standing & ~(scouted < shown)
+            standing, _ = self._tried(self.attack, close | doubtful, model, x, y, x_adv)
+            self._tried(self.search, standing & doubtful, model, x, y, x_adv)
         return x_adv
+
+    def _tried(
+        self, attack: Attack, on: Tensor, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Attack some of the examples and write what was found to x_adv; which of them stand, and all margins, where attacked."""
+        standing, margins = on.clone(), torch.full(y.shape, torch.nan, dtype=x.dtype, device=x.device)
+        for index, threat in chunks(on, y.numel(), self.threat):
+            found = aimed(attack, threat)(model, x[index], y[index]).detach()
+            logits = answers(model, found, y[index], CHUNK)
+            x_adv[index] = torch.where(threat.over_pixels(on[index]), found, x_adv[index])
+            standing[index] &= ~fooled(logits, y[index])
+            margins[index] = margin(logits, y[index]).to(margins.dtype)
+        return standing, margins
 
 
 def aimed(attack: Attack, threat: ThreatModel) -> Attack:
