@@ -109,6 +109,18 @@ def test_a_response_faces_the_models_in_turn_and_leaves_them_as_they_are() -> No
         assert not model.training and all(p.requires_grad and p.grad is None for p in model.parameters())
 
 
+@pytest.mark.parametrize("begin", [0.0, 1.0])
+def test_a_response_begins_in_training_where_it_begins_as_an_attack(begin: float) -> None:
+    model, asked = mlp(SHAPE, [8, 10], generator=torch.Generator().manual_seed(0)).eval(), list[Tensor]()
+    model.register_forward_pre_hook(lambda _, given: asked.append(given[0].detach().clone()))
+    learner = player("adversary", RecurrentAdversary(SHAPE, begin=begin), maximize=True)
+    stream = Stream(0, "attack")
+    stream.seek(0, 0)
+    x, y = torch.rand(6, *SHAPE), torch.arange(6)
+    recurrent_response(learner, [model], ThreatModel(0.1, SHAPE), Radii(0.1, None, Stream(0, "radii")), stream)(x, y)
+    assert torch.allclose(asked[0], (x + 0.1 * begin).clamp(0, 1))
+
+
 def test_learning_makes_the_attack_stronger_on_a_defender_it_has_not_seen() -> None:
     train_on, test = sparring.data.load("digits")
     defenders = []
