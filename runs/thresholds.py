@@ -153,6 +153,7 @@ def table(folder: Path) -> str:
         "",
         f"- **Seeds to choose by** (0 to {CHOOSING - 1}), judged by thresholds {judged}: {raised(halves[0])}.",
         f"- **Other seeds**, judged by thresholds {shipped().version}: {raised(halves[1])}{bounded(halves[1])}.",
+        f"  {of_all_checks(halves[1])}",
         f"- **Planted faults**, judged by {' and '.join(dict.fromkeys(line['thresholds'] for line in planted))}: "
         f"{len(planted) - missed} of {len(planted)} caught by every check named for them.",
         "",
@@ -217,6 +218,15 @@ def bounded(audits: list[dict[str, Any]]) -> str:
         return ""
     bad = sum(bool(alarms(line)) for line in audits)
     return f", so an audit's rate is below {100 * upper_bound(bad, len(audits)):.1f} % (one-sided 95 %)"
+
+
+def of_all_checks(audits: list[dict[str, Any]]) -> str:
+    """The rate of a check that is made, whichever it is."""
+    bad, made = (sum(pair) for pair in zip(*(alarms_of(id, audits) for id in JUDGED), strict=True))
+    rate = (
+        f"; were they independent, a check's rate would be below {100 * upper_bound(bad, made):.2f} %" if made else ""
+    )
+    return f"Of all {made:,} checks made in them {bad} raised one{rate}."
 
 
 def alarms_of(id: str, audits: list[dict[str, Any]]) -> tuple[int, int]:
