@@ -40,6 +40,12 @@ GRID = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 ALPHA = 0.01
 BEGIN, END = "<!-- beyond:begin -->", "<!-- beyond:end -->"
 SHOWN = (*recipes.BEYOND, *recipes.ABLATION)
+OTHERS = {  # what else lies in the folder, and the script that told it
+    "radii.jsonl": "the game and PGD-7, each trained at one radius (`runs/radii.py`)",
+    "x-only.jsonl": "the paper's game, whose adversary sees the input only, brought as far as it goes (`runs/x_only.py`)",
+    "attack.jsonl": "the learned attack by itself (`runs/learned_attack.py`)",
+    "autoattack.json": "the official AutoAttack on seed 0 (`bench/attack.py`)",
+}
 
 
 def suite(threat: ThreatModel, trained: Trained) -> list[tuple[str, Attack]]:
@@ -206,7 +212,8 @@ def page(
                 )
                 cells.append(f"**{cell}**" if test.holds and test.eps else cell)
             text.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join([*text, "", convolution]).rstrip() + "\n"
+    others = [f"- `{name}`: {what}." for name, what in OTHERS.items() if (results / name).is_file()]
+    return "\n".join([*text, "", convolution, "", *others]).rstrip() + "\n"
 
 
 def in_short(rows: Sequence[WorstCaseRecord], grid: Sequence[float], convolution: str) -> str:
