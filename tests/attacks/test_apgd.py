@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import SHAPE, Linear, Of, broken, four_classes, own_batch, trained_model
+from problems import SHAPE, Linear, Of, broken, four_classes
 from torch import Tensor, nn
 
 from sparring.attacks import APGD, FAB, fgsm
@@ -15,16 +15,6 @@ from sparring.randomness import Stream
 from sparring.threat import ThreatModel
 
 TWENTY = [round(0.0055 + 0.02 * k, 4) for k in range(20)]
-
-
-@pytest.fixture
-def model() -> nn.Module:
-    return trained_model()
-
-
-@pytest.fixture
-def batch(model: nn.Module) -> tuple[Tensor, Tensor]:
-    return own_batch(model)
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "margin"])

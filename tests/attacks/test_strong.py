@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import SHAPE, Linear, Of, four_classes, own_batch, strong, trained_model
+from problems import SHAPE, Linear, Of, four_classes, strong
 from torch import Tensor, nn
 
 from sparring.attacks import (
@@ -33,16 +33,6 @@ from sparring.threat import ThreatModel
 
 NAMES = list(strong(ThreatModel(0.1, SHAPE)))
 every_one = pytest.mark.parametrize("name", NAMES)
-
-
-@pytest.fixture
-def model() -> nn.Module:
-    return trained_model()
-
-
-@pytest.fixture
-def batch(model: nn.Module) -> tuple[Tensor, Tensor]:
-    return own_batch(model)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import SHAPE, Linear, Of, broken, own_batch, trained_model
+from problems import SHAPE, Linear, Of, broken
 from torch import Tensor, nn
 
 from sparring.attacks import APGD, Attack, Cascade, Escalation, Square, fgsm, identity, quick_suite, standard_suite
@@ -13,16 +13,6 @@ from sparring.data.synthetic import linear_problem, linear_robust_accuracy
 from sparring.evaluation import attacked
 from sparring.evaluation.pieces import streams
 from sparring.threat import ThreatModel
-
-
-@pytest.fixture
-def model() -> nn.Module:
-    return trained_model()
-
-
-@pytest.fixture
-def batch(model: nn.Module) -> tuple[Tensor, Tensor]:
-    return own_batch(model)
 
 
 def test_a_cascade_breaks_what_any_member_breaks_and_asks_nothing_more_of_what_is_broken(
