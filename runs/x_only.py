@@ -3,10 +3,10 @@
     python runs/x_only.py OUT results/beyond-mnist [--seeds 2] [--examples 2000] [--variants "log odds" ...]
 
 The tanh game at eps 0.1, 30 epochs, each of CHANGES with everything that those before it have. A defender is judged at 0.1 by
-its co-trained adversary, by a fresh one that sees as much (six epochs), by FGSM, and by the worst case over FGSM, the co-trained
-adversary, Auto-PGD on cross-entropy and on the margin for three wrong classes. All on the same stratified test images; what the
-fresh one takes is a lower bound on what an adversary that sees the input only can do. Nothing is chosen: every variant is told.
-Trained runs are kept in OUT, seeds come in turn, so that it can be stopped at any time. Written: x-only.jsonl.
+its co-trained adversary, by a fresh one that sees the input only too (six epochs), by FGSM, and by the worst case over FGSM, the
+co-trained adversary, Auto-PGD on cross-entropy and on the margin for three wrong classes. All on the same stratified test
+images; what the fresh one takes is a lower bound on what an adversary that sees the input only can do. Nothing is chosen: every
+variant is told. Trained runs are kept in OUT, seeds come in turn, so that it can be stopped at any time. Written: x-only.jsonl.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def measured(name: str, seed: int, options: argparse.Namespace) -> XOnlyRecord:
     model, threat = trained.defender, ThreatModel(EPS, test.shape)
     assert trained.adversary is not None
     own = attacked(model, test, LearnedAttack(trained.adversary, threat), threat)
-    fresh = best_responses(model, train_on, test, EPS, kinds=("x",), seeds=(0,), epochs=6, batch_size=512, double=False)
+    fresh = best_responses(model, train_on, test, EPS, kinds=("x",), seeds=(0,), epochs=6, double=False)
     found = worst_case(model, test, [EPS], partial(suite, trained=trained), store=paths.folder / "worst")
     left = (found.accuracy(0), own.accuracy, fresh.accuracy("x"), attacked(model, test, fgsm(threat), threat).accuracy)
     return XOnlyRecord(name, seed, len(test), *left, found.accuracy(EPS), round(record.seconds, 1))
