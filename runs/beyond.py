@@ -18,6 +18,7 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -241,17 +242,27 @@ def convolutional(results: Path) -> str:
     if not path.is_file():
         return ""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
+    groups: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["network"], row["epochs"], row["device"]), []).append(row)
+    return "\n\n".join(_convolutional(*key, own) for key, own in groups.items())
+
+
+def _convolutional(network: str, epochs: int, device: str, rows: Sequence[dict[str, Any]]) -> str:
+    """Seeds of one network that were trained alike."""
     first, seconds, left = rows[0], [row["seconds"] for row in rows], []
-    for name in first["left"]:
+    for name in dict.fromkeys(name for row in rows for name in row["left"]):
         counts = [row["left"][name] for row in rows if name in row["left"]]
-        on = "" if len(counts) == len(rows) else f" (on {len(counts)} of the seeds)"
-        left.append(
-            f"{name} leaves {_cell([n / first['n'] for n in counts])} %{on}, least {100 * min(counts) / first['n']:.1f}"
-        )
+        on = "" if len(counts) == len(rows) else f" on {len(counts)} of the seeds"
+        n = " or ".join(f"{n:,}" for n in sorted({n for _, n in counts}))
+        shares = [right / n for right, n in counts]
+        left.append(f"{name} leaves {_cell(shares)} % of {n}{on}, least {100 * min(shares):.1f}")
+    where = f"{first['threads']} thread{'s' * (first['threads'] > 1)}" if device == "cpu" else f"one {device}"
+    took = f"{min(seconds)} to {max(seconds)} s" if len(rows) > 1 else f"{seconds[0]} s"
     return (
-        f"A small convolutional network at eps {first['eps']:g}, {len(rows)} seeds, {first['epochs']} epochs in {min(seconds)} "
-        f"to {max(seconds)} s on {first['threads']} thread (`python runs/conv.py OUT results/beyond-mnist`): "
-        f"{_cell([row['clean'] for row in rows], 2)} % clean; of {first['n']:,} test images {'; '.join(left)}."
+        f"A convolutional network ({network}) at eps {first['eps']:g}, {len(rows)} seed{'s' * (len(rows) > 1)}, {epochs} epochs "
+        f"in {took} on {where} (`python runs/conv.py OUT results/beyond-mnist`): "
+        f"{_cell([row['clean'] for row in rows], 2)} % clean; {'; '.join(left)}."
     )
 
 

@@ -1,11 +1,14 @@
-"""A small convolutional network at eps 0.3 on MNIST: `Game` trains five seeds of it, which are then attacked.
+"""A convolutional network at eps 0.3 on MNIST: `Game` trains five seeds of it, which are then attacked.
 
-    python runs/conv.py OUT results/beyond-mnist [--seeds 0 1 2 3 4] [--epochs 20] [--examples 1000] [--data-root FOLDER]
+    python runs/conv.py OUT results/beyond-mnist [--seeds 0 1 2 3 4] [--network small] [--epochs 20] [--examples 1000]
+                        [--official 1000] [--device cpu] [--data-root FOLDER]
 
-OUT/conv-SEED.pt keeps a trained network, OUT/conv-SEED.json what was found of it; the same command then goes on, and calls for
-other seeds may run beside it. A network is attacked on stratified test images, the same for all seeds, by Auto-PGD on
-cross-entropy and on the margin for three targets, then, where the package pyautoattack is installed, by the official AutoAttack's
-standard version; clean accuracy is over all test images. Written: conv.jsonl, a row for every seed in OUT.
+Networks: small, two strided convolutions and two linear layers; wide, four convolutions with pooling, four times the parameters.
+OUT/NETWORK-SEED.pt keeps a trained network, OUT/NETWORK-SEED.json what was found of it; the same command then goes on, and
+calls for other seeds may run beside it. A network is attacked on stratified test images, the same for all seeds (10000: on
+all), by Auto-PGD on cross-entropy and on the margin for three targets, by the library's standard suite, then, where the package
+pyautoattack is installed, by the official AutoAttack's standard version, in fp32 throughout; clean accuracy is over all test
+images. Written: conv.jsonl, a row for every network and seed in OUT, and for those that only the file knows.
 """
 
 import argparse
@@ -19,23 +22,38 @@ import torch
 from torch import nn
 
 import sparring
-from sparring.attacks import APGD, Cascade
+from sparring.attacks import APGD, Attack, Cascade, standard_suite
 from sparring.data import Data
 from sparring.data.batches import stratified
+from sparring.precision import full_fp32
 from sparring.process import keep_freed_memory, use_faster_products
 from sparring.threat import ThreatModel
 
 EPS, LOW, HIGH = 0.3, 0.1, 0.33
 
 
-def network(seed: int) -> nn.Module:
+def small(width: int = 32) -> nn.Module:
     """Two strided convolutions and two linear layers, 0.46 million parameters."""
-    torch.manual_seed(seed)
     return nn.Sequential(
-        nn.Conv2d(1, 32, 5, stride=2, padding=2), nn.BatchNorm2d(32), nn.ReLU(),
-        nn.Conv2d(32, 64, 5, stride=2, padding=2), nn.BatchNorm2d(64), nn.ReLU(),
-        nn.Flatten(), nn.Linear(64 * 49, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, 10),
+        nn.Conv2d(1, width, 5, stride=2, padding=2), nn.BatchNorm2d(width), nn.ReLU(),
+        nn.Conv2d(width, 2 * width, 5, stride=2, padding=2), nn.BatchNorm2d(2 * width), nn.ReLU(),
+        nn.Flatten(), nn.Linear(2 * width * 49, 4 * width), nn.BatchNorm1d(4 * width), nn.ReLU(), nn.Linear(4 * width, 10),
     )  # fmt: skip
+
+
+def wide(width: int = 64) -> nn.Module:
+    """Four convolutions, the pixels pooled twice, and two linear layers, 1.9 million parameters."""
+    layers: list[nn.Module] = []
+    for into, out in ((1, width), (width, width), (width, 2 * width), (2 * width, 2 * width)):
+        layers += [nn.Conv2d(into, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU()]
+        if into == out:
+            layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(
+        *layers, nn.Flatten(), nn.Linear(2 * width * 49, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 10)
+    )
+
+
+NETWORKS = {"small": small, "wide": wide}
 
 
 def main() -> None:
@@ -43,8 +61,11 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("results", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--network", choices=NETWORKS, default="small")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--examples", type=int, default=1000)
+    parser.add_argument("--official", type=int, default=1000, help="of these AutoAttack is shown at most so many")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--data-root", type=Path)
     options = parser.parse_args()
@@ -54,39 +75,61 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     train, test = sparring.data.load("mnist", root=options.data_root)
     for seed in options.seeds:
-        found = options.out / f"conv-{seed}.json"
+        found = options.out / f"{options.network}-{seed}.json"
         if not found.is_file():
             found.write_text(json.dumps(one(seed, train, test, options)) + "\n")
         print(found.read_text(), end="", flush=True)
-    rows = [json.loads(path.read_text()) for path in options.out.glob("conv-*.json")]
-    lines = [json.dumps(row) + "\n" for row in sorted(rows, key=lambda row: int(row["seed"]))]
-    (options.results / "conv.jsonl").write_text("".join(lines))
+    file = options.results / "conv.jsonl"
+    known = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    known += [json.loads(path.read_text()) for path in sorted(options.out.glob("*-*.json"))]
+    rows = {(row["network"], row["epochs"], row["device"], row["seed"]): row for row in known}  # what OUT has counts
+    file.write_text("".join(json.dumps(rows[key]) + "\n" for key in sorted(rows)))
 
 
 def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict[str, Any]:
     """Train the network of a seed, unless it is kept, and attack it."""
-    model, kept = network(seed), options.out / f"conv-{seed}.pt"
+    torch.manual_seed(seed)
+    model, kept = NETWORKS[options.network](), options.out / f"{options.network}-{seed}.pt"
     if kept.is_file():
-        saved = torch.load(kept)
+        saved = torch.load(kept, map_location="cpu")
         model.load_state_dict(saved["model"])
         model.eval()
-        seconds, epochs = saved["seconds"], saved["epochs"]
+        seconds, epochs, device = saved["seconds"], saved["epochs"], saved["device"]
     else:
-        seconds, epochs = trained(model, train, options.epochs, seed), options.epochs
-        torch.save({"model": model.state_dict(), "seconds": seconds, "epochs": epochs}, kept)
-    clean = sparring.evaluation.clean(model, test).accuracy
-    some, threat = stratified(test, options.examples), ThreatModel(EPS, test.shape)
+        model.to(options.device)
+        seconds, epochs, device = trained(model, train, options.epochs, seed), options.epochs, where(options.device)
+        told = {"model": model.state_dict(), "seconds": seconds, "epochs": epochs, "device": device}
+        torch.save(told, kept)
+    model.to(options.device)
+    some, threat = stratified(test, options.examples).to(options.device), ThreatModel(EPS, test.shape)
     x, y = some.floats(), some.labels
-    suite = Cascade((APGD(threat), APGD(threat, "margin", targets=3)), threat)
-    left: dict[str, int] = {"Auto-PGD": right(model, suite(model, x, y), y)}
-    if importlib.util.find_spec("pyautoattack"):
-        from pyautoattack import AutoAttack
+    with full_fp32():
+        clean = sparring.evaluation.clean(model, test.to(options.device)).accuracy
+        suites: dict[str, Attack] = {
+            "Auto-PGD": Cascade((APGD(threat), APGD(threat, "margin", targets=3)), threat),
+            "standard suite": Cascade(standard_suite(threat, 10, test.shape), threat),
+        }
+        left = {name: [right(model, suite(model, x, y), y), len(y)] for name, suite in suites.items()}
+        if importlib.util.find_spec("pyautoattack"):
+            left["AutoAttack, standard"] = official(model, stratified(some, options.official), threat)
+    told = {"network": options.network, "seed": seed, "eps": EPS, "epochs": epochs, "seconds": round(seconds)}
+    told |= {"device": device, "threads": options.threads}
+    return told | {"clean": clean, "left": left}
 
-        official = AutoAttack(model, device="cpu", eps=EPS, seed=0, version="standard")
-        x_adv = threat.project(official.run_standard_evaluation(x, y, batch_size=250)[0], x)
-        left["AutoAttack, standard"] = right(model, x_adv, y)
-    told = {"seed": seed, "eps": EPS, "epochs": epochs, "seconds": round(seconds), "threads": options.threads}
-    return told | {"clean": clean, "n": len(some), "left": left}
+
+def official(model: nn.Module, data: Data, threat: ThreatModel) -> list[int]:
+    """How many the official AutoAttack leaves, and of how many."""
+    from pyautoattack import AutoAttack
+
+    x, y = data.floats(), data.labels
+    attack = AutoAttack(model, device=x.device, eps=EPS, seed=0, version="standard")
+    found = attack.run_standard_evaluation(x, y, batch_size=250 if x.device.type == "cpu" else len(x))[0]
+    return [right(model, threat.project(found, x), y), len(y)]
+
+
+def where(device: str) -> str:
+    """The device by name, where it has one."""
+    return torch.cuda.get_device_name() if device.startswith("cuda") else device
 
 
 def trained(model: nn.Module, data: Data, epochs: int, seed: int) -> float:

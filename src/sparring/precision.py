@@ -25,6 +25,22 @@ def multiplying_in(precision: Precision, device: torch.device) -> AbstractContex
     return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
+@contextmanager
+def full_fp32() -> Iterator[None]:
+    """Products and convolutions of the block in all digits of fp32 on a CUDA device too: PyTorch lets cuDNN round the factors of a
+    convolution to TF32, ten bits, unless it is told otherwise. For evaluations and the gradients of their attacks."""
+    backends: Any = torch.backends
+    kinds = [backends.cuda.matmul, backends.cudnn.conv]
+    before = [kind.fp32_precision for kind in kinds]
+    for kind in kinds:
+        kind.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
+
+
 def fast_precision(device: torch.device) -> Precision:
     """bf16 where the hardware multiplies in it many times as fast: CUDA from Ampere on, processors with AMX; else fp32."""
     if device.type == "cuda":

@@ -31,6 +31,7 @@ from sparring.game.checkpoint import (
 from sparring.game.moves import Move, best_response, in_precision
 from sparring.game.player import Player
 from sparring.game.train import ADVICE, Epoch, Progress, Standing, train
+from sparring.game.unrolled import learns_at
 from sparring.game.warm import WarmStart
 from sparring.losses import LOSSES
 from sparring.models import copy_to, stack
@@ -233,8 +234,8 @@ class _Session:
                 streams=list(streams),
                 warm=[warm] if warm else [],
                 bystanders=bystanders,
-                # a single network asks after every step whether it is finite; a recurrent adversary sits some steps out
-                capture=self.stacked and self.run.recurrent is None,
+                capture=self.stacked,  # a single network asks after every step whether it is finite
+                course=self._course if phase == "main" else lambda step: None,
                 on_step=on_step,
                 on_epoch=on_epoch,
                 after_epoch=after_epoch,
@@ -267,6 +268,10 @@ class _Session:
                 own = copy.defender if player.name == "defender" else copy.adversary
                 assert own is not None
                 copy_to(player.network, self.copies.index(copy), own)
+
+    def _course(self, step: int) -> bool:
+        """Which of its two courses a move takes at a step: a recurrent adversary sits most of them out."""
+        return self.run.recurrent is not None and learns_at(step, self.run.recurrent.every)
 
     def _steps(self, settings: Training) -> int:
         """Steps of an epoch."""

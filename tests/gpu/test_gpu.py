@@ -1,20 +1,27 @@
 """On a CUDA device: the same moves, attacks and evaluation as on the CPU. Skipped without one."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from sparring import PGD, Game, evaluate, fgsm, load, recipes
-from sparring.adversaries import Adversary, stack_adversaries
+from sparring.adversaries import Adversary, AnyAdversary, RecurrentAdversary, stack_adversaries, stack_recurrent
+from sparring.config import Adversary as AdversaryConfig
 from sparring.config import Optimizer, Run, Training
 from sparring.data import load as load_data
+from sparring.evaluation import best_responses
 from sparring.evaluation.accuracy import attacked
-from sparring.experiment import move_of, new_adversary, new_defender, new_player
+from sparring.experiment import Streams, move_of, new_adversary, new_defender, new_player
 from sparring.game import Progress, against, alternating, duel, player, train
 from sparring.game.captured import Captured
+from sparring.game.unrolled import learns_at
+from sparring.game.warm import WarmStart
 from sparring.models import mlp, stack
 from sparring.randomness import Stream
 from sparring.records import RunPaths
@@ -73,10 +80,13 @@ def test_a_run_on_the_gpu_loads_on_the_cpu(recipe: str, tmp_path: Path) -> None:
     assert next(load(tmp_path / "run").defender.parameters()).device.type == "cpu"
 
 
-def stacked_course(device: str, recipe: str, *, capture: bool, precision: str = "fp32", n: int = 3) -> list[Tensor]:
-    """The defenders' weights after two epochs of a stack of n seeds."""
+def stacked_course(
+    device: str, recipe: str, *, capture: bool, epochs: int = 2, batch_size: int = 64, **options: Any
+) -> list[Tensor]:
+    """The defenders' weights after some epochs of a stack of three seeds."""
+    n = 3
     data = load_data("digits")[0].to(device)
-    run = replace(small(recipe), precision=precision)
+    run = small(recipe)
     runs = [replace(run, seed=seed) for seed in range(n)]
     defender = new_player(
         "defender",
@@ -85,15 +95,17 @@ def stacked_course(device: str, recipe: str, *, capture: bool, precision: str = 
         maximize=False,
         n_copies=n,
     )
-    players = [defender]
-    if run.adversary is not None:
-        network = stack_adversaries([new_adversary(one, data.shape) for one in runs]).to(device)
-        players.insert(0, new_player("adversary", network, run.adversary.optimizer, maximize=True, n_copies=n))
-    stream = Stream(list(range(n)), "attack")
+    players, seeds, warm, course = [defender], list(range(n)), list[WarmStart](), partial(learns_at, every=0)
+    if run.learner is not None:
+        network = stacked([new_adversary(one, data.shape) for one in runs]).to(device)
+        players.insert(0, new_player("adversary", network, run.learner.optimizer, maximize=True, n_copies=n))
+    if run.recurrent is not None:
+        warm, course = [WarmStart(len(data), data.shape, seeds, device)], partial(learns_at, every=run.recurrent.every)
+    streams = Streams.of(seeds)
     adversary = players[0] if len(players) > 1 else None
-    move = move_of(run, defender, adversary, ThreatModel(0.1, data.shape), stream)
-    settings = Training(max_epochs=2, batch_size=64)
-    train(move, data, players, settings, seed=list(range(n)), streams=[stream], capture=capture)
+    move = move_of(run, defender, adversary, ThreatModel(run.eps, data.shape), streams, *warm)
+    options |= {"streams": [*streams], "warm": warm, "capture": capture, "course": course}
+    train(move, data, players, Training(max_epochs=epochs, batch_size=batch_size), seed=seeds, **options)
     return [tensor.detach().cpu() for tensor in defender.network.state_dict().values()]
 
 
@@ -101,17 +113,39 @@ def small(recipe: str) -> Run:
     """A regime with small networks and a rate at which they do not run apart."""
     run, slow = recipes.recipe(recipe), Optimizer(lr=0.05, rate="every")
     adversary = replace(run.adversary, hidden=(32,), optimizer=slow) if run.adversary else None
-    return replace(run, defender=replace(run.defender, hidden=(32,), optimizer=slow), adversary=adversary)
+    recurrent = replace(run.recurrent, every=4) if run.recurrent else None  # both its courses are captured in an epoch
+    small_one = replace(run.defender, hidden=(32,), optimizer=slow)
+    return replace(run, defender=small_one, adversary=adversary, recurrent=recurrent)
 
 
-@pytest.mark.parametrize("recipe", ["vanilla", "noise", "fgsm", "pgd", "gan_tanh", "gan_scaled"])
+def stacked(adversaries: Sequence[AnyAdversary]) -> torch.nn.Module:
+    """Adversaries of either kind as one stack."""
+    if isinstance(adversaries[0], RecurrentAdversary):
+        return stack_recurrent([a for a in adversaries if isinstance(a, RecurrentAdversary)])
+    return stack_adversaries([a for a in adversaries if isinstance(a, Adversary)])
+
+
+COURSES = (
+    "vanilla",
+    "noise",
+    "fgsm",
+    "pgd",
+    "gan_tanh",
+    "gan_scaled",
+    "pgd_drawn",
+    "gan_recurrent",
+    "gan_recurrent_tenth",
+)
+
+
+@pytest.mark.parametrize("recipe", COURSES)
 def test_a_captured_stack_takes_the_course_of_an_eager_one(recipe: str) -> None:
     captured = stacked_course("cuda", recipe, capture=True)
     for one, other in zip(captured, stacked_course("cuda", recipe, capture=False), strict=True):
         torch.testing.assert_close(one, other, rtol=0.02, atol=0.02)
 
 
-@pytest.mark.parametrize("recipe", ["vanilla", "gan_tanh"])
+@pytest.mark.parametrize("recipe", ["vanilla", "gan_tanh", "gan_recurrent"])
 def test_a_stack_on_the_gpu_takes_the_course_it_takes_on_the_cpu(recipe: str) -> None:
     here = stacked_course("cpu", recipe, capture=True)
     for one, other in zip(stacked_course("cuda", recipe, capture=True), here, strict=True):
@@ -133,33 +167,28 @@ def test_each_seed_of_a_captured_stack_draws_noise_of_its_own() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
-def test_a_captured_epoch_never_waits_for_the_device() -> None:
-    data = load_data("digits")[0].to("cuda")
-    n, seen = 4, []
-    runs = [replace(small("gan_tanh"), seed=seed) for seed in range(n)]
-    slow = runs[0].defender.optimizer
-    defender = new_player(
-        "defender", stack([new_defender(r, data.shape, 10) for r in runs]).cuda(), slow, maximize=False, n_copies=n
-    )
-    network = stack_adversaries([new_adversary(r, data.shape) for r in runs]).cuda()
-    adversary = new_player("adversary", network, slow, maximize=True, n_copies=n)
-    move = move_of(runs[0], defender, adversary, ThreatModel(0.1, data.shape), Stream(list(range(n)), "attack"))
+@pytest.mark.parametrize("recipe", ["gan_tanh", "gan_recurrent"])
+def test_a_captured_epoch_never_waits_for_the_device(recipe: str) -> None:
+    seen: list[int] = []
+    last = len(load_data("digits")[0]) // 32
 
     def on_step(progress: Progress) -> None:
         seen.append(progress.step)
-        last = len(data) // 64
-        torch.cuda.set_sync_debug_mode("error" if 5 <= progress.step < last else "default")
+        torch.cuda.set_sync_debug_mode("error" if 20 <= progress.step < last else "default")
 
-    train(
-        move,
-        data,
-        [adversary, defender],
-        Training(max_epochs=1, batch_size=64),
-        seed=range(n),
-        capture=True,
-        on_step=on_step,
-    )
-    assert max(seen) == len(data) // 64 > 6
+    stacked_course("cuda", recipe, capture=True, epochs=1, batch_size=32, on_step=on_step)
+    assert max(seen) == last > 25
+
+
+@pytest.mark.parametrize("kind", ["x", "xg"])
+def test_fresh_adversaries_are_captured_and_take_the_course_they_take_on_the_cpu(kind: str) -> None:
+    model, (train_on, test) = defender_after("cpu", "fgsm"), load_data("digits")
+    settings = AdversaryConfig(hidden=(32,), loss="margin", optimizer=Optimizer(lr=0.05))
+    options = {"kinds": [kind], "seeds": (0, 1), "epochs": 1, "settings": settings, "precision": "fp32"}
+    here = best_responses(model, train_on, test, 0.2, **options)
+    there = best_responses(model.cuda(), train_on.to("cuda"), test.to("cuda"), 0.2, **options)
+    for one, other in zip(here.responses, there.responses, strict=True):
+        assert abs(one.outcome.accuracy - other.outcome.accuracy) <= 0.02
 
 
 def test_a_hundred_seeds_train_as_one_stack_and_load_as_plain_models(tmp_path: Path) -> None:
@@ -179,7 +208,7 @@ def test_a_diverged_copy_on_the_gpu_is_found_at_the_epochs_end_and_touches_no_ot
     defender = new_player("defender", stack(networks).cuda(), slow, maximize=False, n_copies=3)
     found: list[list[bool]] = []
     train(
-        move_of(small("vanilla"), defender, None, ThreatModel(0.1, data.shape), Stream([0, 1, 2], "attack")),
+        move_of(small("vanilla"), defender, None, ThreatModel(0.1, data.shape), Streams.of([0, 1, 2])),
         data,
         [defender],
         Training(max_epochs=2),

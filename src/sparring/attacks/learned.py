@@ -75,7 +75,10 @@ def pursue(
     evaluation mode and not differentiated through.
     """
     x = x.detach()
-    radius = torch.as_tensor(threat.eps, dtype=x.dtype, device=x.device).expand(y.shape)
+    if isinstance(threat.eps, Tensor):
+        radius = threat.eps.to(x.device, x.dtype).expand(y.shape)
+    else:
+        radius = torch.full(y.shape, threat.eps, dtype=x.dtype, device=x.device)
     own = y.ndim - 1  # the batch axis
 
     def ask(u: Tensor) -> tuple[Tensor, Tensor]:

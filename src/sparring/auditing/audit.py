@@ -30,6 +30,7 @@ from sparring.data import Data, as_data
 from sparring.environment import commit
 from sparring.errors import InputError
 from sparring.models import check_single
+from sparring.precision import full_fp32
 from sparring.threat import ThreatModel, check_eps
 
 CHECKS: dict[str, Callable[[Evidence], Check]] = {
@@ -114,7 +115,7 @@ def audit_subject(
         store=Path(store) if store is not None else None,
         notice=notice,
     )
-    with modes.evaluation(subject.model):
+    with modes.evaluation(subject.model), full_fp32():
         found, attacked = _checked(evidence, known, keep_going)
         headlines = _headlines(evidence) if attacked else ()
     result = Audit(
@@ -136,7 +137,7 @@ def audit_subject(
         threat=recorded.recorded(evidence) if evidence.runs else {"eps": ", ".join(f"{v:g}" for v in subject.eps)},
     )
     if full and headlines and not result.withheld:
-        with modes.evaluation(subject.model):
+        with modes.evaluation(subject.model), full_fp32():
             whole = over_all(evidence)
         result = replace(result, headlines=tuple(whole if h.eps == whole.eps else h for h in headlines))
     if "G7" in found and found["G7"].status == "PASS":

@@ -17,6 +17,7 @@ from sparring import modes
 from sparring.attacks import PGD, Attack, WorstCase, described, identity
 from sparring.data import Data
 from sparring.errors import InputError
+from sparring.precision import full_fp32
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
 
@@ -76,7 +77,7 @@ def attacked(
     logits = torch.zeros(*leading, n, data.n_classes, device=device)
     max_distance = 0.0
     indices, counts = _standing(n, leading, skip, order, device)
-    with counted(model) as cost:
+    with counted(model) as cost, full_fp32():
         for number, index in enumerate(indices.split(batch_size, -1)):
             if stream is not None:
                 stream.seek(number)

@@ -20,6 +20,7 @@ from sparring.evaluation.pieces import code, fingerprint, pieces
 from sparring.evaluation.standing import CLEAN, GREY, ROUNDING, SWAP, Stage, Standing
 from sparring.evaluation.statistics import Interval, wilson
 from sparring.models import check_single
+from sparring.precision import full_fp32
 from sparring.threat import ThreatModel, check_eps
 
 Suite = Callable[
@@ -106,7 +107,7 @@ def worst_case(
         "candidates": candidates,
         "code": code(),
     }
-    with pieces(store, stamp, notice) as kept, modes.frozen(model):
+    with pieces(store, stamp, notice) as kept, modes.frozen(model), full_fp32():
         run = Standing(model, data.to(device), size, seed, kept, interrupted, list(_names(suites)))
         run.report(run.clean(), on_stage)
         for number, (value, attacks) in enumerate(zip(grid, suites, strict=True)):

@@ -1,6 +1,7 @@
 """One step as a CUDA graph: recorded once, then replayed without a launch for every kernel."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,28 +15,27 @@ WARM_UP = 3  # eager steps, which also train: libraries allocate and choose thei
 class Captured:
     """A step that takes indices (B,) or (S, B) and returns metrics; after some eager calls it is captured and replayed.
 
-    The step must not ask the device for a value. Draws from `streams` go on being their own: their generators are registered
-    with the graph, and seeking moves them. Its metrics are overwritten by the next call.
+    The step must not ask the device for a value. What it does may depend on the call's `course`, such as whose turn it is: each
+    course is captured by itself. Draws from `streams` go on being their own: their generators are registered with each graph,
+    and seeking moves them. Its metrics are overwritten by the next call.
     """
 
     def __init__(self, step: Step, streams: Sequence[Stream] = ()) -> None:
         self.step = step
         self.streams = streams
-        self.calls = 0
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.index: Tensor | None = None
-        self.metrics: dict[str, Tensor] = {}
+        self.calls: dict[Hashable, int] = {}
+        self.recorded: dict[Hashable, _Recorded] = {}
 
-    def __call__(self, index: Tensor) -> dict[str, Tensor]:
-        self.calls += 1
-        if self.calls <= WARM_UP:
+    def __call__(self, index: Tensor, course: Hashable = None) -> dict[str, Tensor]:
+        self.calls[course] = self.calls.get(course, 0) + 1
+        if self.calls[course] <= WARM_UP:
             return self._eager(index)
-        if self.graph is None:
-            self._capture(index)
-        assert self.graph is not None and self.index is not None
-        self.index.copy_(index)
-        self.graph.replay()
-        return self.metrics
+        if course not in self.recorded:
+            self.recorded[course] = self._record(index)
+        graph, own, metrics = self.recorded[course]
+        own.copy_(index)
+        graph.replay()
+        return metrics
 
     def _eager(self, index: Tensor) -> dict[str, Tensor]:
         """On a stream of its own, as capturing is: what is allocated lazily is then there."""
@@ -46,11 +46,19 @@ class Captured:
         torch.cuda.current_stream().wait_stream(side)
         return metrics
 
-    def _capture(self, index: Tensor) -> None:
-        self.index, graph = index.clone(), torch.cuda.CUDAGraph()
+    def _record(self, index: Tensor) -> "_Recorded":
+        own, graph = index.clone(), torch.cuda.CUDAGraph()
         for stream in self.streams:
             for one in stream.generators(index.device):
                 graph.register_generator_state(one)
         with torch.cuda.graph(graph):
-            self.metrics = self.step(self.index)
-        self.graph = graph
+            metrics = self.step(own)
+        return _Recorded(graph, own, metrics)
+
+
+class _Recorded(NamedTuple):
+    """A course as a graph, and the memory that it reads its indices from and writes its metrics to."""
+
+    graph: torch.cuda.CUDAGraph
+    rows: Tensor
+    metrics: dict[str, Tensor]

@@ -81,7 +81,7 @@ class Player:
     @torch.no_grad()
     def _finite_copies(self, grads: list[Tensor], objective: Tensor) -> list[Tensor]:
         norms = [torch.linalg.vector_norm(grad.reshape(len(grad), -1), dim=-1) for grad in grads]
-        self.grad_norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+        self.grad_norm.copy_(torch.linalg.vector_norm(torch.stack(norms), dim=0))  # in place: graphs share it
         bad = ~(torch.isfinite(self.grad_norm) & torch.isfinite(objective)) | self.diverged
         if not bad.is_cuda and not bad.any():  # asking a GPU would wait for it
             return grads

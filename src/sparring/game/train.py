@@ -5,7 +5,7 @@ Letters: S copies, one for each seed; a single network has none of that axis.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -92,6 +92,7 @@ def train(
     warm: Sequence[WarmStart] = (),
     bystanders: Sequence[nn.Module] = (),
     capture: bool = False,
+    course: Callable[[int], Hashable] = lambda step: None,
     on_step: Callable[[Progress], None] = lambda progress: None,
     on_epoch: Callable[[Epoch, Progress], None] = lambda epoch, progress: None,
     after_epoch: Callable[[Progress], None] = lambda progress: None,
@@ -104,7 +105,8 @@ def train(
     go on.
 
     `on_step` may end the training at once: by a reason in `progress.stopped`. `on_epoch` is called for every copy.
-    `capture` records the step as a CUDA graph, where the players are on such a device: the move must not wait for it.
+    `capture` records the step as a CUDA graph, where the players are on such a device: the move must not wait for it. A move that
+    does not do the same at every step of an epoch needs `course`, which tells steps that differ apart; each has its own graph.
 
     Each epoch's order derives from the seed and the epoch, `streams` are moved to each (epoch, step) and `warm` starts opened at
     each minibatch's examples, so a training that goes on from a saved `progress` takes the same course. A single network
@@ -120,8 +122,8 @@ def train(
             table.seek(index)
         return move(*minibatch(data, index))
 
-    def new_step() -> Callable[[Tensor], Metrics]:
-        return Captured(play, streams) if capture and device.type == "cuda" else play
+    def new_step() -> Callable[[Tensor, Hashable], Metrics]:
+        return Captured(play, streams) if capture and device.type == "cuda" else lambda index, course: play(index)
 
     with modes.flushed_denormals():
         step_of = new_step()
@@ -139,7 +141,7 @@ def train(
                 for stream in streams:
                     stream.seek(progress.epoch, step)
                 try:
-                    metrics = step_of(order[step])
+                    metrics = step_of(order[step], course(step))
                 except Diverged as error:
                     raise Diverged(f"{_where(progress, step)}: {error}; {ADVICE}") from None
                 for name, value in metrics.items():

@@ -53,7 +53,7 @@ def pursuit(
         aimed = radii.aim(threat, batch.y_game)
         start = warm.read(batch.n_game) if warm else stream.uniform(batch.x_game)
         first = radii.first(batch.n_game, network.queries) if sparing else ()
-        learns = every > 0 and stream.position[-1] % every == 0
+        learns = learns_at(stream.position[-1], every)
         with torch.set_grad_enabled(learns):
             u = pursue(network, defender.network, aimed, batch.x_game, batch.y_game, start, first)
         if learns:
@@ -74,6 +74,11 @@ def pursuit(
         return {"adversary_loss": found, **batch.metrics(logits, losses), "clipped": at_the_edge(some, threat)}
 
     return move
+
+
+def learns_at(step: int, every: int) -> bool:
+    """Whether the adversary learns at this step of an epoch: the move then takes another course."""
+    return every > 0 and step % every == 0
 
 
 def recurrent_response(
