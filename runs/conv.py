@@ -15,6 +15,7 @@ import argparse
 import importlib.util
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     train, test = sparring.data.load("mnist", root=options.data_root)
     for seed in options.seeds:
-        found = options.out / f"{options.network}-{seed}.json"
-        if not found.is_file():
-            found.write_text(json.dumps(one(seed, train, test, options)) + "\n")
-        print(found.read_text(), end="", flush=True)
+        print(json.dumps(one(seed, train, test, options)), flush=True)
     file = options.results / "conv.jsonl"
     known = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     known += [json.loads(path.read_text()) for path in sorted(options.out.glob("*-*.json"))]
@@ -87,9 +85,10 @@ def main() -> None:
 
 
 def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict[str, Any]:
-    """Train the network of a seed, unless it is kept, and attack it."""
+    """Train the network of a seed, unless it is kept, and attack it by whatever has not attacked it yet."""
     torch.manual_seed(seed)
-    model, kept = NETWORKS[options.network](), options.out / f"{options.network}-{seed}.pt"
+    name = f"{options.network}-{seed}"
+    model, kept, file = NETWORKS[options.network](), options.out / f"{name}.pt", options.out / f"{name}.json"
     if kept.is_file():
         saved = torch.load(kept, map_location="cpu")
         model.load_state_dict(saved["model"])
@@ -98,23 +97,37 @@ def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict
     else:
         model.to(options.device)
         seconds, epochs, device = trained(model, train, options.epochs, seed), options.epochs, where(options.device)
-        told = {"model": model.state_dict(), "seconds": seconds, "epochs": epochs, "device": device}
-        torch.save(told, kept)
+        torch.save({"model": model.state_dict(), "seconds": seconds, "epochs": epochs, "device": device}, kept)
     model.to(options.device)
     some, threat = stratified(test, options.examples).to(options.device), ThreatModel(EPS, test.shape)
     x, y = some.floats(), some.labels
+    attacks: dict[str, Callable[[], list[int]]] = {
+        "Auto-PGD": lambda: left_by(Cascade((APGD(threat), APGD(threat, "margin", targets=3)), threat), model, x, y),
+        "standard suite": lambda: left_by(Cascade(standard_suite(threat, 10, test.shape), threat), model, x, y),
+    }
+    if importlib.util.find_spec("pyautoattack"):
+        attacks["AutoAttack, standard"] = lambda: official(model, stratified(some, options.official), threat)
+    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {"left": {}}
     with full_fp32():
-        clean = sparring.evaluation.clean(model, test.to(options.device)).accuracy
-        suites: dict[str, Attack] = {
-            "Auto-PGD": Cascade((APGD(threat), APGD(threat, "margin", targets=3)), threat),
-            "standard suite": Cascade(standard_suite(threat, 10, test.shape), threat),
-        }
-        left = {name: [right(model, suite(model, x, y), y), len(y)] for name, suite in suites.items()}
-        if importlib.util.find_spec("pyautoattack"):
-            left["AutoAttack, standard"] = official(model, stratified(some, options.official), threat)
-    told = {"network": options.network, "seed": seed, "eps": EPS, "epochs": epochs, "seconds": round(seconds)}
-    told |= {"device": device, "threads": options.threads}
-    return told | {"clean": clean, "left": left}
+        for attack, left in attacks.items():
+            if attack not in found["left"]:
+                clean = sparring.evaluation.clean(model, test.to(options.device)).accuracy
+                found |= {
+                    "network": options.network,
+                    "seed": seed,
+                    "eps": EPS,
+                    "epochs": epochs,
+                    "seconds": round(seconds),
+                }
+                found |= {"device": device, "threads": options.threads, "clean": clean}
+                found["left"][attack] = left()
+                file.write_text(json.dumps(found) + "\n")
+    return found
+
+
+def left_by(attack: Attack, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> list[int]:
+    """How many an attack leaves, and of how many."""
+    return [right(model, attack(model, x, y), y), len(y)]
 
 
 def official(model: nn.Module, data: Data, threat: ThreatModel) -> list[int]:

@@ -12,6 +12,7 @@ from stacked_runs import SEEDS, SELDOM, alike, alone, folder, play, seeds_of
 
 from small_runs import ALONE, MAIN, STEPS, after, log, small
 from sparring.errors import Interrupted
+from sparring.reproduction.reproduce import stacks_of
 
 FOUR = (0, 1, 2, 3)
 
@@ -73,3 +74,9 @@ def test_adversaries_that_are_done_alone_wait_for_the_others(tmp_path: Path) -> 
     assert [len(log(tmp_path / "apart" / f"seed{seed}")) for seed in SEEDS] == [ALONE + MAIN] * 3
     for seed in SEEDS:
         alike(folder(tmp_path / "apart", seed), folder(tmp_path / "whole", seed), 0.02)
+
+
+def test_seeds_are_spread_over_workers_on_a_processor_and_stay_together_on_a_gpu() -> None:
+    assert stacks_of([0, 1, 2, 3, 4], 2, "cpu") == [(0, 2, 4), (1, 3)]
+    assert stacks_of([3, 4], 16, "cpu") == [(3,), (4,)]
+    assert stacks_of([0, 1, 2], 16, "cuda") == stacks_of([0, 1, 2], 16, "cuda:1") == [(0, 1, 2)]

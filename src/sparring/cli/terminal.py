@@ -25,7 +25,7 @@ class Common:
     device: str = "cpu"
     """cpu, cuda, mps, or auto. Small networks are often fastest on the CPU"""
     workers: int = 0
-    """runs at the same time, one core each; 0: as many as there are cores"""
+    """runs at the same time, one core each; 0: as many as there are cores. On a GPU a recipe's seeds stay together"""
     dry_run: bool = False
     """say what would be done, and do nothing"""
     json: bool = False

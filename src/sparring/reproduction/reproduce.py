@@ -75,9 +75,10 @@ def train_seeds(
     load_once(run.data)
     if len(set(seeds)) != len(seeds) or not seeds:
         raise InputError(f"seeds must be different numbers, at least one; got {tuple(seeds)}")
-    plan = Plan(out, run.data, tuple(seeds), ("vanilla",), workers=min(workers, len(seeds)), device=device)
+    parts = stacks_of(seeds, workers, device)
+    plan = Plan(out, run.data, tuple(seeds), ("vanilla",), workers=len(parts), device=device)
     tasks = []
-    for part in (tuple(seeds[i :: plan.workers]) for i in range(plan.workers)):  # a stack for each worker
+    for part in parts:
         missing = tuple(
             seed for seed in part if run.alone is not None and not plan.paths.run("vanilla", seed).done.is_file()
         )
@@ -88,6 +89,12 @@ def train_seeds(
         tasks.append(Task("train", run.recipe, part, run, 300.0 * len(part), needs, restart))
     play(plan, tasks, Status(tasks), notice, live)
     return [restore(RunRecord, read_json(OutPaths(out).run(run.recipe, seed).done)) for seed in seeds]
+
+
+def stacks_of(seeds: Sequence[int], workers: int, device: str) -> list[tuple[int, ...]]:
+    """Which seeds train as one stack: a worker's share each; on a GPU all of them, which cost it little more than one."""
+    n = 1 if device.startswith("cuda") else min(workers, len(seeds))
+    return [tuple(seeds[i::n]) for i in range(n)]
 
 
 def evaluate_folder(
