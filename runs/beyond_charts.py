@@ -12,7 +12,7 @@ import altair as alt
 
 from sparring.evaluation.statistics import mean_interval
 from sparring.records import LearnedAttackRecord, OutPaths, SummaryRecord, WorstCaseRecord, read
-from sparring.report.words import PGD_SETTINGS
+from sparring.report import words
 
 SHOWN = {  # recipe -> legend, colour
     "gan_recurrent": ("recurrent game", "#00825f"),
@@ -72,14 +72,14 @@ def strength(records: list[LearnedAttackRecord], *, cost: bool) -> alt.HConcatCh
     for eps in sorted({r.eps for r in records}):
         rows = [
             {
-                "attack": f"PGD, best of {PGD_SETTINGS}" if r.attack.startswith("PGD") else r.attack,
+                "attack": words.learned_attack(r.attack),
                 "queries": r.queries,
-                "passes": r.queries * (PGD_SETTINGS if r.attack.startswith("PGD") else 1) + r.passes / ATTACKED,
+                "passes": words.passes(r, ATTACKED),
                 "left": r.accuracy,
                 "on": r.recipe,
             }
             for r in records
-            if r.eps == eps and r.queries
+            if r.eps == eps and r.queries and words.learned_attack(r.attack) in words.DRAWN_ATTACKS
         ]
         floors = [{"floor": r.accuracy, "on": r.recipe} for r in records if r.eps == eps and not r.queries]
         asked = alt.X("queries:O", title="gradients", axis=alt.Axis(labelAngle=0))

@@ -9,21 +9,29 @@ first of 2.25 radii and each later one four fifths of the last. It learns to rai
 end: what lies about the boundary counts, what is lost or out of reach does not. Beside it, with as many gradients: PGD from the
 example, from a random point and from where the learned attack begins, at four step sizes, of which the table keeps the strongest
 on these very images; and Auto-PGD on cross-entropy. The learned attack and PGD keep the point after their last step;
-Auto-PGD its best. What the standard suite leaves of the same images is told with no number of queries. What training costs is
-told in forward and backward passes of an example and in seconds of one core. Written: attack.jsonl; where that lies in an out
-folder of `sparring reproduce`, `sparring report` draws strength against cost from it.
+Auto-PGD its best.
+
+A second adversary of each k rehearses: it goes on from where PGD-10 ends on the defenders that it was trained against, taken
+together (in training, on those of them that it is not shown), which takes passes through those and asks nothing of the one
+that is attacked. PGD from there is beside it too.
+
+What the standard suite leaves of the same images is told with no number of queries. What training costs is told in forward and
+backward passes of an example and in seconds of one core. Written: attack.jsonl; where that lies in an out folder of
+`sparring reproduce`, `sparring report` draws strength against cost from it.
 """
 
 import argparse
 import itertools
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparring.adversaries import RecurrentAdversary
-from sparring.attacks import APGD, PGD, Attack, Cascade, LearnedAttack, standard_suite
+from sparring.attacks import APGD, PGD, Attack, Cascade, LearnedAttack, Together, Transferred, standard_suite
 from sparring.config import Training
 from sparring.data import Data
 from sparring.data.batches import stratified
@@ -43,11 +51,20 @@ TRAINED_ON = ("gan_recurrent", "pgd_drawn", "fgsm_tenth")
 SEEN_NOT = ("gan_recurrent", "pgd_drawn", "fgsm_tenth", "pgd2_drawn", "gan_recurrent_fixed", "pgd_tenth")
 HIDDEN, LARGEST, SMALLEST, BATCH = 24, 0.3, 0.1, 128
 BEGIN, FIRST_STEP, DECAY, SMALLEST_STEP, FOLLOW, UNIT = 1.0, 2.25, 0.8, 0.25, 7.0, 3.0
+REHEARSAL = 10  # steps of PGD
 SIGN = 1e6  # of the gradient: any but the smallest counts in full
 REACHES = (1.0, 1.5, 2.5, 4.0)
+LEARNED = {"learned": False, "learned, rehearsed": True}  # name -> whether it rehearses
 
 
-def learned(queries: int, models: list[nn.Module], data: Data, steps: int) -> tuple[RecurrentAdversary, float]:
+def rehearsal(threat: ThreatModel, models: Sequence[nn.Module]) -> Transferred:
+    """Where an attack ends that asks only these models."""
+    return Transferred(Together(models), PGD(threat, steps=REHEARSAL, random_start=False, keep="last"))
+
+
+def learned(
+    queries: int, models: list[nn.Module], data: Data, steps: int, *, rehearses: bool
+) -> tuple[RecurrentAdversary, float]:
     """An adversary trained against these models, and the seconds that took."""
     started = time.perf_counter()
     draws = torch.Generator().manual_seed(0)
@@ -59,7 +76,13 @@ def learned(queries: int, models: list[nn.Module], data: Data, steps: int) -> tu
         "adversary", adversary, maximize=True, kind="adam", lr=0.003, weight_decay=0.0, rate="cosine", every=4
     )
     attack, radii = Stream(0, "attack"), Radii(LARGEST, SMALLEST, Stream(0, "radii"))
-    move = recurrent_response(learner, models, ThreatModel(LARGEST, data.shape), radii, attack, loss=about_the_boundary)
+
+    def start(turn: int, aimed: ThreatModel) -> Attack:
+        return rehearsal(aimed, [model for number, model in enumerate(models) if number != turn])
+
+    threat = ThreatModel(LARGEST, data.shape)
+    options: dict[str, Any] = {"loss": about_the_boundary, "start": start if rehearses else None}
+    move = recurrent_response(learner, models, threat, radii, attack, **options)
     some = data.take(torch.randperm(len(data), generator=draws)[: steps // 4 * BATCH])
     settings = Training(max_epochs=4, patience=5, min_lr=0.0, batch_size=BATCH)
     train(move, some, [learner], settings, seed=0, streams=[attack, radii.stream])
@@ -71,8 +94,8 @@ def about_the_boundary(logits: Tensor, y: Tensor) -> Tensor:
     return torch.sigmoid(margin(logits, y) / UNIT)
 
 
-def with_as_many(queries: int, threat: ThreatModel, data: Data) -> dict[str, Attack]:
-    """PGD at several step sizes and starts, and Auto-PGD, with this many gradients.
+def with_as_many(queries: int, threat: ThreatModel, data: Data, models: Sequence[nn.Module]) -> dict[str, Attack]:
+    """PGD at several step sizes and starts, after a rehearsal on these models too, and Auto-PGD, with this many gradients.
 
     PGD from where the learned attack begins is that attack untrained, without hidden units: equal steps along the sign of the log
     odds' gradient, which is that of cross-entropy's.
@@ -84,6 +107,8 @@ def with_as_many(queries: int, threat: ThreatModel, data: Data) -> dict[str, Att
             made[name] = PGD(threat, steps=queries, reach=reach, random_start=start, keep="last")
         signs = RecurrentAdversary(data.shape, queries=queries, step=reach / queries, follow=SIGN, begin=BEGIN)
         made[f"PGD, {reach:g} eps in all, from the brightest image"] = LearnedAttack(signs.eval(), threat)
+        rehearsed = LearnedAttack(signs.eval(), threat, start=rehearsal(threat, models))
+        made[f"rehearsed PGD, {reach:g} eps in all"] = rehearsed
     made["APGD-CE"] = APGD(threat, steps=queries)
     return made
 
@@ -95,7 +120,12 @@ def record(
     correct, n = int(found.correct.sum()), len(found.correct)
     bounds = wilson(correct, n)
     cell = (recipe, 1, eps, queries, attack, n, correct, correct / n, bounds.low, bounds.high)
-    return LearnedAttackRecord(*cell, passes, seconds)
+    return LearnedAttackRecord(*cell, passes, seconds, REHEARSAL * len(TRAINED_ON) if "rehearsed" in attack else 0)
+
+
+def strongest(found: dict[str, Outcome], kind: str) -> str:
+    """The setting of this kind that left the least."""
+    return min((key for key in found if key.startswith(kind)), key=lambda key: found[key].accuracy)
 
 
 def main() -> None:
@@ -121,20 +151,23 @@ def main() -> None:
         records.append(record(name, eps, 0, "standard suite", attacked(model, test, suite, threat)))
         print(f"{name}, eps {eps:g}: standard suite {100 * records[-1].accuracy:.1f}", flush=True)
     for queries in options.queries:
-        adversary, seconds = learned(queries, models, train_on, options.steps)
+        made = {name: learned(queries, models, train_on, options.steps, rehearses=r) for name, r in LEARNED.items()}
         for name, model in unseen.items():
             for eps in options.eps:
                 threat = ThreatModel(eps, test.shape)
-                attacks = {"learned": LearnedAttack(adversary, threat)} | with_as_many(queries, threat, test)
+                attacks = with_as_many(queries, threat, test, models)
+                for key, (adversary, _) in made.items():
+                    start = rehearsal(threat, models) if LEARNED[key] else None
+                    attacks[key] = LearnedAttack(adversary, threat, start=start)
                 found = {key: attacked(model, test, attack, threat) for key, attack in attacks.items()}
-                pgd = min((key for key in found if key.startswith("PGD")), key=lambda key: found[key].accuracy)
-                for key in ("learned", pgd, "APGD-CE"):
-                    cost = ((queries + 1) * options.steps * BATCH, round(seconds, 1)) if key == "learned" else (0, 0.0)
+                best = [strongest(found, kind) for kind in ("PGD", "rehearsed PGD")]
+                for key in (*LEARNED, *best, "APGD-CE"):
+                    rehearsed = 2 * REHEARSAL if LEARNED.get(key) else 0  # in training, on the other two
+                    passes = (queries + 1 + rehearsed) * options.steps * BATCH
+                    cost = (passes, round(made[key][1], 1)) if key in made else (0, 0.0)
                     records.append(record(name, eps, queries, key, found[key], *cost))
-                left = " ".join(f"{100 * found[key].accuracy:.1f}" for key in ("learned", pgd, "APGD-CE"))
-                print(
-                    f"k {queries}, {name}, eps {eps:g}: learned, PGD, APGD {left}  ({pgd}; {seconds:.0f} s)", flush=True
-                )
+                left = "; ".join(f"{key} {100 * found[key].accuracy:.1f}" for key in (*LEARNED, *best, "APGD-CE"))
+                print(f"k {queries}, {name}, eps {eps:g}: {left}", flush=True)
         write(OutPaths(options.results).records("attack"), records)
 
 

@@ -27,8 +27,10 @@ def multiplying_in(precision: Precision, device: torch.device) -> AbstractContex
 
 @contextmanager
 def full_fp32() -> Iterator[None]:
-    """Products and convolutions of the block in all digits of fp32 on a CUDA device too: PyTorch lets cuDNN round the factors of a
-    convolution to TF32, ten bits, unless it is told otherwise. For evaluations and the gradients of their attacks."""
+    """Products and convolutions of the block in all digits of fp32 on a CUDA device too: for evaluations, and their attacks.
+
+    PyTorch lets cuDNN round the factors of a convolution to TF32, ten bits, unless it is told otherwise.
+    """
     backends: Any = torch.backends
     kinds = [backends.cuda.matmul, backends.cudnn.conv]
     before = [kind.fp32_precision for kind in kinds]

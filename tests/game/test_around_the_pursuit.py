@@ -2,6 +2,7 @@
 
 import copy
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -119,6 +120,27 @@ def test_a_response_begins_in_training_where_it_begins_as_an_attack(begin: float
     x, y = torch.rand(6, *SHAPE), torch.arange(6)
     recurrent_response(learner, [model], ThreatModel(0.1, SHAPE), Radii(0.1, None, Stream(0, "radii")), stream)(x, y)
     assert torch.allclose(asked[0], (x + 0.1 * begin).clamp(0, 1))
+
+
+def test_a_response_may_begin_where_another_attack_ends_at_this_minibatchs_radii() -> None:
+    models = [mlp(SHAPE, [8, 10], generator=torch.Generator().manual_seed(seed)).eval() for seed in range(2)]
+    asked, told = list[Tensor](), list[tuple[int, Any]]()
+    models[1].register_forward_pre_hook(lambda _, given: asked.append(given[0].detach().clone()))
+    x, y = torch.rand(6, *SHAPE), torch.arange(6)
+
+    def start(turn: int, aimed: ThreatModel) -> Attack:
+        told.append((turn, aimed.eps))
+        return lambda model, x, y: aimed.moved(x, -torch.ones_like(x))  # as dark as the radius allows
+
+    learner = player("adversary", RecurrentAdversary(SHAPE, begin=1.0), maximize=True)
+    streams = [Stream(0, "attack"), Stream(0, "radii")]
+    for stream in streams:
+        stream.seek(0, 1)
+    radii = Radii(0.2, 0.1, streams[1])
+    recurrent_response(learner, models, ThreatModel(0.2, SHAPE), radii, streams[0], start=start)(x, y)
+    turn, eps = told[0]
+    assert len(told) == 1 and turn == 1 and 0.1 <= float(eps.min()) < float(eps.max()) <= 0.2
+    torch.testing.assert_close(asked[0], (x - eps.view(-1, 1, 1, 1)).clamp(0, 1))
 
 
 def test_learning_makes_the_attack_stronger_on_a_defender_it_has_not_seen() -> None:

@@ -183,6 +183,15 @@ def best_responses(recipe: str, seed: int, rng: random.Random) -> list[BestRespo
     return made
 
 
+LEARNED_BESIDE = (
+    "learned",
+    "learned, rehearsed",
+    "PGD, 2.5 eps in all, from the example",
+    "rehearsed PGD, 1 eps in all",
+    "APGD-CE",
+)
+
+
 def learned_attacks(recipe: str) -> list[LearnedAttackRecord]:
     """Made up. The learned attack is ahead of PGD with as many gradients; its training costs passes."""
     made, n = [], 1000
@@ -194,11 +203,12 @@ def learned_attacks(recipe: str) -> list[LearnedAttackRecord]:
             )
         )
         for queries in (1, 2, 5, 10):
-            for k, attack in enumerate(("learned", "PGD, 2.5 eps in all, from the example", "APGD-CE")):
+            for k, attack in enumerate(LEARNED_BESIDE):
                 correct = round(n * (0.95 - 2 * eps - 0.02 * queries**0.5 + 0.01 * k))
                 bounds = (correct / n, correct / n - 0.02, correct / n + 0.02)
-                passes = 38_400 * (queries + 1) if attack == "learned" else 0
-                made.append(LearnedAttackRecord(recipe, 1, eps, queries, attack, n, correct, *bounds, passes, 9.5))
+                cost = (38_400 * (queries + 1) if attack.startswith("learned") else 0, 9.5)
+                rehearsal = 30 if "rehearsed" in attack else 0
+                made.append(LearnedAttackRecord(recipe, 1, eps, queries, attack, n, correct, *bounds, *cost, rehearsal))
     return made
 
 

@@ -298,9 +298,11 @@ def test_the_learned_attack_stands_beside_pgd_over_gradients_and_cost(out: Path,
     floors = [r for r in records if r.attack == words.FLOOR]
     assert len(floors) == section.count(f">{words.FLOOR}<") == 4
     assert all(f"{words.FLOOR}: {100 * r.accuracy:.1f} %" in section for r in floors)  # the rule's own words
-    learned, pgd, auto = records[1:4]
+    learned, rehearsed, pgd, rehearsed_pgd, auto = records[1:6]
     assert words.passes(pgd, N) == 12 and words.passes(auto, N) == 1  # PGD's twelve settings are each paid for
     assert words.passes(learned, N) == 1 + 2 * 38_400 / N
+    assert words.passes(rehearsed, N) == words.passes(learned, N) + 30
+    assert words.passes(rehearsed_pgd, N) == 4 + 30  # its settings share a rehearsal
     assert (OutPaths(out).figures / "learned.svg").is_file()
     with (OutPaths(out).figures / "learned.csv").open(newline="") as file:
         assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [r.accuracy for r in records]

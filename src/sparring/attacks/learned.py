@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sparring import modes
 from sparring.adversaries import Adversary, AnyAdversary, RecurrentAdversary
+from sparring.attacks.contract import Attack
 from sparring.losses import log_odds, margin
 from sparring.threat import ThreatModel
 
@@ -29,11 +30,15 @@ class LearnedAttack:
     Differentiable in A's parameters; evaluation detaches. One forward pass of A; it asks the model nothing, unless A sees the
     model's gradient: then one pass forwards and backwards.
     `mode` "training" leaves A's batch norm in training mode (its statistics are put back): part of the *paper* protocol.
+
+    A recurrent adversary goes on from where the attack `start` ends, if there is one, instead of from its first point. With an
+    attack on models of one's own (`Transferred`) that is a rehearsal, which asks the model nothing.
     """
 
     adversary: AnyAdversary
     threat: ThreatModel
     mode: Literal["evaluation", "training"] = "evaluation"
+    start: Attack | None = None
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return self.threat.project(x + self.threat.radius(x) * self.direction(model, x, y), x)
@@ -45,7 +50,7 @@ class LearnedAttack:
         """
         training, adversary = self.mode == "training", self.adversary
         if isinstance(adversary, RecurrentAdversary):
-            d = adversary.first_point(x)
+            d = adversary.first_point(x) if self.start is None else end_of(self.start, self.threat, model, x, y)
             for _ in range(adversary.rounds):
                 d = pursue(adversary, model, self.threat, x, y, d)
             return d
@@ -55,9 +60,16 @@ class LearnedAttack:
     def __repr__(self) -> str:
         adversary = self.adversary
         if isinstance(adversary, RecurrentAdversary):
-            return f"LearnedAttack({adversary!r}, threat={self.threat})"
+            start = "" if self.start is None else f", start={self.start!r}"
+            return f"LearnedAttack({adversary!r}, threat={self.threat}{start})"
         sees = "" if adversary.sees == ("x",) else f", sees={adversary.sees!r}"
         return f"LearnedAttack(bound={adversary.bound!r}{sees}, threat={self.threat}, mode={self.mode!r})"
+
+
+def end_of(attack: Attack, threat: ThreatModel, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Where an attack ends, as a perturbation over the radius, (..., *shape) in [-1, 1]; 0 where the radius is."""
+    moved, radius = attack(model, x, y).detach() - x, torch.as_tensor(threat.radius(x), dtype=x.dtype, device=x.device)
+    return torch.where(radius > 0, moved / radius, 0.0).clamp(-1, 1)
 
 
 def pursue(

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from sparring import modes
-from sparring.attacks import PGD, Attack, fgsm
+from sparring.attacks import PGD, Attack, Transferred, fgsm
 from sparring.auditing import suite
 from sparring.auditing.ground import BATCH, chosen, kind_of_output
 from sparring.auditing.opponents import Opponents
 from sparring.auditing.runs import AttackRun, execute, judge
-from sparring.auditing.wrappers import Transferred
 from sparring.evaluation.worst_case import WorstCases, worst_case
 from sparring.threat import ThreatModel
 

@@ -1,12 +1,7 @@
 """Models as an attack sees them: averaged over draws where they are random, attached where no gradient reaches the input."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
-
-from sparring import modes
-from sparring.attacks import Attack
 
 
 class Averaged(nn.Module):
@@ -33,21 +28,6 @@ class Attached(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.model(x)
         return logits + (0 * x).flatten(1).sum(1, keepdim=True)
-
-
-@dataclass(frozen=True, eq=False)
-class Transferred:
-    """An attack on another model, shown to this one."""
-
-    source: nn.Module
-    attack: Attack
-
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        with modes.frozen(self.source):
-            return self.attack(self.source, x, y)
-
-    def __repr__(self) -> str:
-        return f"Transferred(from={type(self.source).__name__}, {self.attack!r})"
 
 
 def attached(model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:

@@ -1,6 +1,6 @@
 """The moves of the recurrent adversary: it asks for gradients, query after query, and learns from where that ends."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from sparring import modes
 from sparring.adversaries import RecurrentAdversary
-from sparring.attacks.learned import pursue
+from sparring.attacks import Attack
+from sparring.attacks.learned import end_of, pursue
 from sparring.game.moves import Batch, Metrics, Move, accuracy, at_the_edge, check_maximizes
 from sparring.game.player import Player
 from sparring.game.radii import Radii
@@ -89,18 +90,22 @@ def recurrent_response(
     stream: Stream,
     *,
     loss: Loss = log_odds,
+    start: Callable[[int, ThreatModel], Attack] | None = None,
 ) -> Move:
     """Only the adversary steps, against frozen models, one a step in turn: a learned attack, trained to be used on others.
 
-    It starts at its first point, as it will where it attacks.
+    It starts as it will where it attacks: at its first point, or where an attack ends. `start` makes that attack, for the number
+    of the model whose turn it is and the threat at this minibatch's radii.
     """
     check_maximizes(adversary)
     network = adversary.network
     assert isinstance(network, RecurrentAdversary)
 
     def move(x: Tensor, y: Tensor) -> Metrics:
-        model, aimed = models[stream.position[-1] % len(models)], radii.aim(threat, y)
-        u = pursue(network, model, aimed, x, y, network.first_point(x))
+        turn, aimed = stream.position[-1] % len(models), radii.aim(threat, y)
+        model = models[turn]
+        first = network.first_point(x) if start is None else end_of(start(turn, aimed), aimed, model, x, y)
+        u = pursue(network, model, aimed, x, y, first)
         with modes.frozen(model):
             logits = model(aimed.moved(x, u))
         losses = loss(logits, y)

@@ -120,6 +120,9 @@ class LearnedAttackRecord:
     high: float
     passes: int  # forwards and backwards of an example, in its training
     seconds: float  # of its training, one core
+    rehearsal: int = (
+        0  # forwards and backwards an image through models of the attacker's own, before it asks the defender
+    )
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,7 @@ def strength(
 ) -> Chart:
     """What attacks leave of one defender over their cost an image, in forward and backward passes, on a logarithmic scale.
 
-    The learned attack's training is spread over `spread` images; PGD is the best of PGD_SETTINGS, of which each is paid for. The
+    A learned attack's training is spread over `spread` images; PGD is the best of PGD_SETTINGS, of which each is paid for. The
     floor, what many attacks leave whatever they cost, is a rule.
     """
     import altair as alt
@@ -205,11 +205,13 @@ def strength(
             f"{words.interval(r.low, r.high)}",
         }
         for r in records
+        if words.learned_attack(r.attack) in words.DRAWN_ATTACKS
     ]
-    names = list(words.LEARNED_ATTACKS)
+    names = list(words.DRAWN_ATTACKS)
     legend = alt.Legend(title=None) if theme.standalone else None
-    colours = [theme.slots[k] for k in (2, 4, 6)]
-    dash = alt.StrokeDash("attack:N", scale=alt.Scale(domain=names, range=[[1, 0], [4, 2], [1, 2]]), legend=legend)
+    colours = [theme.slots[k] for k in (2, 2, 4, 6)]
+    dashes = [[1, 0], [7, 2], [4, 2], [1, 2]]
+    dash = alt.StrokeDash("attack:N", scale=alt.Scale(domain=names, range=dashes), legend=legend)
     axis = alt.Axis(grid=False, values=[1, 3, 10, 30, 100, 300])
     base = _base(data, rows).encode(
         x=alt.X("passes:Q", title="passes an image", scale=alt.Scale(type="log"), axis=axis),

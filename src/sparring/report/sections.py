@@ -168,7 +168,7 @@ def exploitability(source: Source) -> Rows:
 
 
 def learned_attacks(source: Source) -> Rows:
-    """A row a radius and defender: the records, for each number of gradients what the three attacks leave, and the floor."""
+    """A row a radius and defender: the records, for each number of gradients what each attack leaves, and the floor."""
     made = []
     for eps, recipe in sorted({(r.eps, r.recipe) for r in source.learned}):
         records = [r for r in source.learned if (r.eps, r.recipe) == (eps, recipe)]

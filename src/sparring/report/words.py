@@ -73,7 +73,15 @@ METRICS = {
 }
 
 PGD_SETTINGS = 12  # that `runs/learned_attack.py` tries, each at its own cost
-LEARNED_ATTACKS = ("learned", f"PGD, best of {PGD_SETTINGS}", "Auto-PGD")
+REHEARSED_SETTINGS = 4  # of PGD after a rehearsal
+LEARNED_ATTACKS = (
+    "learned",
+    "learned, rehearsed",
+    f"PGD, best of {PGD_SETTINGS}",
+    f"PGD, rehearsed, best of {REHEARSED_SETTINGS}",
+    "Auto-PGD",
+)
+DRAWN_ATTACKS = (LEARNED_ATTACKS[0], LEARNED_ATTACKS[1], LEARNED_ATTACKS[2], LEARNED_ATTACKS[4])
 
 FLOOR = "standard suite"  # every attack of it, however many gradients they take: records of no number of queries
 
@@ -104,14 +112,17 @@ def attack_label(attack: str) -> str:
 
 def learned_attack(attack: str) -> str:
     """Which of LEARNED_ATTACKS an attack of a LearnedAttackRecord is."""
-    learned, pgd, auto = LEARNED_ATTACKS
-    return learned if attack == "learned" else pgd if attack.startswith("PGD") else auto
+    learned, rehearsed, pgd, rehearsed_pgd, auto = LEARNED_ATTACKS
+    if attack in (learned, rehearsed):
+        return attack
+    return pgd if attack.startswith("PGD") else rehearsed_pgd if attack.startswith("rehearsed PGD") else auto
 
 
 def passes(record: LearnedAttackRecord, spread: int) -> float:
-    """Forward and backward passes an image, the training's spread over so many images, PGD's settings all counted."""
-    settings = PGD_SETTINGS if record.attack.startswith("PGD") else 1
-    return record.queries * settings + record.passes / spread
+    """Forward and backward passes an image, a rehearsal's and every setting's too; the training's spread over so many images."""
+    _, _, pgd, rehearsed_pgd, _ = LEARNED_ATTACKS
+    settings = {pgd: PGD_SETTINGS, rehearsed_pgd: REHEARSED_SETTINGS}.get(learned_attack(record.attack), 1)
+    return record.queries * settings + record.rehearsal + record.passes / spread
 
 
 def side_label(name: str) -> str:
