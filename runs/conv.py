@@ -1,7 +1,7 @@
 """A convolutional network at eps 0.3 on MNIST: `Game` trains five seeds of it, which are then attacked.
 
     python runs/conv.py OUT results/beyond-mnist [--seeds 0 1 2 3 4] [--network small] [--epochs 20] [--examples 1000]
-                        [--official 1000] [--device cpu] [--data-root FOLDER]
+                        [--official 1000] [--attacks Auto-PGD ...] [--device cpu] [--data-root FOLDER]
 
 Networks: small, two strided convolutions and two linear layers; wide, four convolutions with pooling, four times the parameters.
 OUT/NETWORK-SEED.pt keeps a trained network, OUT/NETWORK-SEED.json what was found of it; the same command then goes on, and
@@ -55,6 +55,7 @@ def wide(width: int = 64) -> nn.Module:
 
 
 NETWORKS = {"small": small, "wide": wide}
+ATTACKS = ("Auto-PGD", "standard suite", "AutoAttack, standard")
 
 
 def main() -> None:
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, default="small")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--examples", type=int, default=1000)
+    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=ATTACKS)
     parser.add_argument("--official", type=int, default=1000, help="of these AutoAttack is shown at most so many")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
@@ -102,11 +104,12 @@ def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict
     some, threat = stratified(test, options.examples).to(options.device), ThreatModel(EPS, test.shape)
     x, y = some.floats(), some.labels
     attacks: dict[str, Callable[[], list[int]]] = {
-        "Auto-PGD": lambda: left_by(Cascade((APGD(threat), APGD(threat, "margin", targets=3)), threat), model, x, y),
-        "standard suite": lambda: left_by(Cascade(standard_suite(threat, 10, test.shape), threat), model, x, y),
+        ATTACKS[0]: lambda: left_by(Cascade((APGD(threat), APGD(threat, "margin", targets=3)), threat), model, x, y),
+        ATTACKS[1]: lambda: left_by(Cascade(standard_suite(threat, 10, test.shape), threat), model, x, y),
     }
     if importlib.util.find_spec("pyautoattack"):
-        attacks["AutoAttack, standard"] = lambda: official(model, stratified(some, options.official), threat)
+        attacks[ATTACKS[2]] = lambda: official(model, stratified(some, options.official), threat)
+    attacks = {name: attack for name, attack in attacks.items() if name in options.attacks}
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {"left": {}}
     with full_fp32():
         for attack, left in attacks.items():
