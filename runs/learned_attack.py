@@ -13,7 +13,7 @@ Auto-PGD its best.
 
 A second adversary of each k rehearses: it goes on from where PGD-10 ends on the defenders that it was trained against, taken
 together (in training, on those of them that it is not shown), which takes passes through those and asks nothing of the one
-that is attacked. PGD from there is beside it too.
+that is attacked. PGD from there is beside it too, and Auto-PGD with as many gradients as its passes come to.
 
 What the standard suite leaves of the same images is told with no number of queries. What training costs is told in forward and
 backward passes of an example and in seconds of one core. Written: attack.jsonl; where that lies in an out folder of
@@ -135,6 +135,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, nargs="+", default=[1, 2, 5, 10])
     parser.add_argument("--eps", type=float, nargs="+", default=[0.1, 0.2])
     parser.add_argument("--examples", type=int, default=2000)
+    parser.add_argument("--alone", type=int, nargs="*", default=[20, 40], help="gradients of Auto-PGD alone")
     parser.add_argument("--steps", type=int, default=300)
     options = parser.parse_args()
     on_one_thread()
@@ -169,6 +170,12 @@ def main() -> None:
                 left = "; ".join(f"{key} {100 * found[key].accuracy:.1f}" for key in (*LEARNED, *best, "APGD-CE"))
                 print(f"k {queries}, {name}, eps {eps:g}: {left}", flush=True)
         write(OutPaths(options.results).records("attack"), records)
+    for queries, (name, model), eps in itertools.product(options.alone, unseen.items(), options.eps):
+        threat = ThreatModel(eps, test.shape)
+        outcome = attacked(model, test, APGD(threat, steps=queries), threat)
+        records.append(record(name, eps, queries, "APGD-CE", outcome))
+        print(f"k {queries}, {name}, eps {eps:g}: APGD-CE {100 * outcome.accuracy:.1f}", flush=True)
+    write(OutPaths(options.results).records("attack"), records)
 
 
 if __name__ == "__main__":
