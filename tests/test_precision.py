@@ -1,11 +1,18 @@
 """bf16 for a block: what is multiplied in it, and where it is chosen."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from sparring.attacks import fgsm
+from sparring.data import Data
+from sparring.evaluation import worst_case
+from sparring.evaluation.accuracy import attacked
 from sparring.precision import fast_precision, multiplying_in
+from sparring.threat import ThreatModel
 
 CPU = torch.device("cpu")
 TILES, NO_TILES = {"amx_bf16": True}, {"amx_bf16": False}
@@ -60,6 +67,26 @@ def test_products_after_the_block_are_as_before(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(RuntimeError), multiplying_in("bf16", CPU):
         assert [kind.fp32_precision for kind in kinds] == ["bf16", "bf16"]
         raise RuntimeError
+    assert [kind.fp32_precision for kind in kinds] == before
+
+
+def test_evaluations_ask_a_gpu_for_all_digits_and_leave_its_settings_as_they_were() -> None:
+    backends: Any = torch.backends
+    kinds = [backends.cuda.matmul, backends.cudnn.conv]
+    before, seen = [kind.fp32_precision for kind in kinds], list[list[str]]()
+
+    class Noting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append([kind.fp32_precision for kind in kinds])
+            return x.flatten(1)[:, :2] @ torch.eye(2)
+
+    data, threat = (
+        Data(torch.zeros(4, 1, 2, 2), torch.zeros(4, dtype=torch.long), 2, "none"),
+        ThreatModel(0.1, (1, 2, 2)),
+    )
+    attacked(Noting(), data, fgsm(threat), threat)
+    worst_case(Noting(), data, [0.1], lambda threat: [("FGSM", fgsm(threat))])
+    assert len(seen) > 4 and all(one == ["ieee", "ieee"] for one in seen)
     assert [kind.fp32_precision for kind in kinds] == before
 
 

@@ -1,6 +1,6 @@
 """In which number format a training multiplies matrices; an attack that evaluates a model takes its gradients in fp32."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -25,22 +25,13 @@ def multiplying_in(precision: Precision, device: torch.device) -> AbstractContex
     return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
-@contextmanager
-def full_fp32() -> Iterator[None]:
+def full_fp32() -> AbstractContextManager[object]:
     """Products and convolutions of the block in all digits of fp32 on a CUDA device too: for evaluations, and their attacks.
 
     PyTorch lets cuDNN round the factors of a convolution to TF32, ten bits, unless it is told otherwise.
     """
     backends: Any = torch.backends
-    kinds = [backends.cuda.matmul, backends.cudnn.conv]
-    before = [kind.fp32_precision for kind in kinds]
-    for kind in kinds:
-        kind.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        for kind, precision in zip(kinds, before, strict=True):
-            kind.fp32_precision = precision
+    return _all_in([backends.cuda.matmul, backends.cudnn.conv], "ieee")
 
 
 def fast_precision(device: torch.device) -> Precision:
@@ -50,16 +41,20 @@ def fast_precision(device: torch.device) -> Precision:
     return "bf16" if device.type == "cpu" and has_tiles() else "fp32"
 
 
-@contextmanager
-def _rounding_factors() -> Iterator[None]:
+def _rounding_factors() -> AbstractContextManager[object]:
     """Let oneDNN, which then has the products, round the factors of fp32 products to bf16; sums are kept in fp32."""
     onednn: Any = torch.backends.mkldnn
-    kinds = [onednn.matmul, onednn.conv]
+    return _all_in([onednn.matmul, onednn.conv], "bf16")
+
+
+@contextmanager
+def _all_in(kinds: Sequence[Any], precision: str) -> Iterator[None]:
+    """What PyTorch lets become of the factors of fp32 products of these kinds, for the length of the block."""
     before = [kind.fp32_precision for kind in kinds]
     for kind in kinds:
-        kind.fp32_precision = "bf16"
+        kind.fp32_precision = precision
     try:
         yield
     finally:
-        for kind, precision in zip(kinds, before, strict=True):
-            kind.fp32_precision = precision
+        for kind, was in zip(kinds, before, strict=True):
+            kind.fp32_precision = was
