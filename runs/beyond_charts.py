@@ -63,41 +63,58 @@ def robustness(rows: list[dict[str, Any]]) -> alt.LayerChart:
     return alt.layer(band, base.mark_line(point=True).encode(y=y)).properties(width=420, height=280)
 
 
-def strength(records: list[LearnedAttackRecord], *, cost: bool) -> alt.HConcatChart:
+def strength(records: list[LearnedAttackRecord], *, cost: bool) -> alt.VConcatChart:
     """What attacks leave of defenders that the learned one has not seen: with as many gradients, or at their whole cost.
 
-    Dotted rules: what the standard suite leaves of each.
+    A row a radius, a small panel a defender, each on a scale of its own. Dotted rules: what the standard suite leaves.
     """
-    panels = []
+    rows = []
     for eps in sorted({r.eps for r in records}):
-        rows = [
-            {
-                "attack": words.learned_attack(r.attack),
-                "queries": r.queries,
-                "passes": words.passes(r, ATTACKED),
-                "left": r.accuracy,
-                "on": r.recipe,
-            }
-            for r in records
-            if r.eps == eps and r.queries and words.learned_attack(r.attack) in words.DRAWN_ATTACKS
-        ]
-        floors = [{"floor": r.accuracy, "on": r.recipe} for r in records if r.eps == eps and not r.queries]
-        asked = alt.X("queries:O", title="gradients", axis=alt.Axis(labelAngle=0))
-        spent = alt.X("passes:Q", title="passes an image", scale=alt.Scale(type="log"))
-        chart = alt.Chart(alt.Data(values=rows)).encode(
-            x=spent if cost else asked,
-            y=alt.Y("left:Q", title=f"accuracy left, eps {eps:g}", axis=AXIS, scale=alt.Scale(zero=False)),
-            color=alt.Color("on:N", title="defender"),
-        )
-        stroke = alt.Legend(symbolType="stroke", symbolStrokeColor="#444444", symbolSize=400)
-        lines = chart.mark_line().encode(strokeDash=alt.StrokeDash("attack:N", title="attack", legend=stroke))
-        points = chart.mark_point(filled=True, opacity=1).encode(detail="attack:N")
-        rules = alt.Chart(alt.Data(values=floors)).mark_rule(strokeDash=[1, 3], opacity=0.8)
-        rules = rules.encode(
-            y=alt.Y("floor:Q", title=f"accuracy left, eps {eps:g}"), color=alt.Color("on:N", title="defender")
-        )
-        panels.append(alt.layer(rules, lines, points).properties(width=260, height=260))
-    return alt.hconcat(*panels)
+        panels = []
+        for recipe in dict.fromkeys(r.recipe for r in records):
+            own = [r for r in records if (r.eps, r.recipe) == (eps, recipe)]
+            panels.append(_strength(own, f"{recipe}, eps {eps:g}", cost=cost, first=not panels))
+        rows.append(alt.hconcat(*panels, spacing=12))
+    return alt.vconcat(*rows, spacing=12)
+
+
+def _strength(own: list[LearnedAttackRecord], title: str, *, cost: bool, first: bool) -> alt.LayerChart:
+    """One defender at one radius."""
+    rows = [
+        {
+            "attack": words.learned_attack(r.attack),
+            "queries": r.queries,
+            "passes": words.passes(r, ATTACKED),
+            "left": r.accuracy,
+        }
+        for r in own
+        if r.queries and words.learned_attack(r.attack) in words.DRAWN_ATTACKS
+    ]
+    floor = [{"floor": r.accuracy} for r in own if not r.queries]
+    log = alt.Scale(type="log")
+    if cost:
+        ticks = alt.Axis(values=[1, 10, 100], grid=True)
+        x = alt.X("passes:Q", title="passes an image", scale=log, axis=ticks)
+    else:
+        x = alt.X("queries:Q", title="gradients", scale=log, axis=alt.Axis(values=[1, 2, 5, 10, 20, 40], grid=False))
+    left = alt.Y(
+        "left:Q",
+        title="accuracy left" if first else None,
+        axis=alt.Axis(
+            format=".1%" if max(row["left"] for row in rows) > 0.9 else "%", tickCount=5, gridColor="#dfe3e8"
+        ),
+        scale=alt.Scale(zero=False),
+    )
+    names = list(words.DRAWN_ATTACKS)
+    colours = alt.Scale(domain=names, range=["#00825f", "#00825f", "#a8347f", "#0067a5"])
+    dashes = alt.Scale(domain=names, range=[[5, 3], [1, 0], [2, 2], [1, 0]])
+    legend = alt.Legend(title=None, orient="bottom", symbolType="stroke", symbolSize=400)
+    chart = alt.Chart(alt.Data(values=rows), title=alt.Title(title, fontSize=11)).encode(x=x, y=left)
+    chart = chart.encode(color=alt.Color("attack:N", scale=colours, legend=legend))
+    rule = alt.Chart(alt.Data(values=floor)).mark_rule(strokeDash=[1, 3], color="#444444").encode(y="floor:Q")
+    dash = alt.StrokeDash("attack:N", scale=dashes, legend=legend)
+    line = chart.mark_line(strokeWidth=1.8).encode(strokeDash=dash)
+    return alt.layer(rule, line, chart.mark_point(filled=True, opacity=1, size=24)).properties(width=150, height=130)
 
 
 def main() -> None:
