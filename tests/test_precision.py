@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sparring.attacks import fgsm
 from sparring.data import Data
-from sparring.evaluation import worst_case
+from sparring.evaluation import evaluate, worst_case
 from sparring.evaluation.accuracy import attacked
 from sparring.precision import fast_precision, multiplying_in
 from sparring.threat import ThreatModel
@@ -86,6 +86,7 @@ def test_evaluations_ask_a_gpu_for_all_digits_and_leave_its_settings_as_they_wer
     )
     attacked(Noting(), data, fgsm(threat), threat)
     worst_case(Noting(), data, [0.1], lambda threat: [("FGSM", fgsm(threat))])
+    evaluate(Noting(), data, eps=[0.1])
     assert len(seen) > 4 and all(one == ["ieee", "ieee"] for one in seen)
     assert [kind.fp32_precision for kind in kinds] == before
 

@@ -16,6 +16,7 @@ from sparring.evaluation.calibration import calibrate
 from sparring.evaluation.one_step import fgsm_curve, one_step_curve
 from sparring.evaluation.statistics import Interval, wilson
 from sparring.models import check_single
+from sparring.precision import full_fp32
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel, check_eps
 
@@ -92,7 +93,7 @@ def evaluate(
     device = next((p.device for p in model.parameters()), test.images.device)
     test = test.to(device)
     outcomes: dict[tuple[str, float], Outcome] = {}
-    with modes.frozen(model):  # also for an attack that calls backward, or forgets the mode
+    with modes.frozen(model), full_fp32():  # frozen also for an attack that calls backward, or forgets the mode
         plain = clean(model, test, batch_size=batch_size)
         _all_finite(plain)
         outcomes["clean", 0.0] = plain
