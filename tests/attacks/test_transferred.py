@@ -1,5 +1,7 @@
 """Attacks on one's own models, shown to another; and the learned attack that goes on from where they end."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,7 +9,8 @@ from torch import Tensor, nn
 from sparring.adversaries import RecurrentAdversary
 from sparring.attacks import PGD, LearnedAttack, Together, Transferred, fgsm
 from sparring.attacks.learned import end_of, pursue
-from sparring.evaluation.accuracy import counted
+from sparring.data import Data
+from sparring.evaluation.accuracy import aimed, counted, curve
 from sparring.models import mlp
 from sparring.threat import ThreatModel
 
@@ -72,3 +75,15 @@ def test_an_end_is_told_over_each_examples_radius_and_is_nothing_where_that_is_z
     u = end_of(fgsm(ThreatModel(radii, SHAPE)), ThreatModel(radii, SHAPE), model, x, batch[1])
     assert torch.equal(u[radii == 0], torch.zeros_like(u[radii == 0]))
     torch.testing.assert_close(u[radii > 0].abs(), torch.ones_like(u[radii > 0]))
+
+
+def test_a_rehearsal_is_aimed_where_its_attack_is(batch: tuple[Tensor, Tensor]) -> None:
+    model, adversary = network(2), RecurrentAdversary(SHAPE, queries=1, step=1e-6).eval()  # ends where it starts
+    rehearsal = Transferred(network(0), fgsm(ThreatModel(0.05, SHAPE)))
+    data = Data(batch[0] * 0.4 + 0.3, batch[1], 3, "none")
+    wide = replace(LearnedAttack(adversary, ThreatModel(0.05, SHAPE), start=rehearsal), threat=ThreatModel(0.2, SHAPE))
+    for attack in (wide, replace(rehearsal, threat=ThreatModel(0.2, SHAPE))):
+        x = data.floats()
+        assert float((attack(model, x, data.labels).detach() - x).abs().max()) == pytest.approx(0.2, rel=1e-4)
+    curves = curve(model, data, aimed(rehearsal), [0.1, 0.3])
+    assert [outcome.max_distance for outcome in curves.values()] == pytest.approx([0.1, 0.3], rel=1e-4)

@@ -1,9 +1,12 @@
-"""The type of an attack, and the attack that does nothing."""
+"""The type of an attack, what can be done with any, and the attack that does nothing."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import FunctionType
 
 from torch import Tensor, nn
+
+from sparring.threat import ThreatModel
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -16,3 +19,8 @@ def identity(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 def described(attack: Attack) -> str:
     """An attack's configuration in words that are the same in every process: its repr, or a plain function's name."""
     return attack.__name__ if isinstance(attack, FunctionType) else repr(attack)
+
+
+def aimed(attack: Attack, threat: ThreatModel) -> Attack:
+    """The attack with this threat, where it is a dataclass that has one."""
+    return replace(attack, threat=threat) if hasattr(attack, "threat") else attack  # type: ignore[type-var]

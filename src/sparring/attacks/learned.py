@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sparring import modes
 from sparring.adversaries import Adversary, AnyAdversary, RecurrentAdversary
-from sparring.attacks.contract import Attack
+from sparring.attacks.contract import Attack, aimed
 from sparring.losses import log_odds, margin
 from sparring.threat import ThreatModel
 
@@ -50,7 +50,9 @@ class LearnedAttack:
         """
         training, adversary = self.mode == "training", self.adversary
         if isinstance(adversary, RecurrentAdversary):
-            d = adversary.first_point(x) if self.start is None else end_of(self.start, self.threat, model, x, y)
+            d = adversary.first_point(x)
+            if self.start is not None:
+                d = end_of(aimed(self.start, self.threat), self.threat, model, x, y)
             for _ in range(adversary.rounds):
                 d = pursue(adversary, model, self.threat, x, y, d)
             return d

@@ -1,13 +1,13 @@
 """Attacks that together make an evaluation, in order of cost, and the cascade that runs them one after the other."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from sparring import modes
 from sparring.attacks.apgd import APGD
-from sparring.attacks.contract import Attack
+from sparring.attacks.contract import Attack, aimed
 from sparring.attacks.rows import answers, chunks, fooled
 from sparring.attacks.square import Square
 from sparring.errors import InputError
@@ -128,11 +128,6 @@ class Escalation:
             standing[index] &= ~fooled(logits, y[index])
             margins[index] = margin(logits, y[index]).to(margins.dtype)
         return standing, margins
-
-
-def aimed(attack: Attack, threat: ThreatModel) -> Attack:
-    """The attack with this threat, where it is a dataclass that has one."""
-    return replace(attack, threat=threat) if hasattr(attack, "threat") else attack  # type: ignore[type-var]
 
 
 def _checked(threat: ThreatModel, n_classes: int, shape: tuple[int, ...]) -> str:

@@ -7,22 +7,28 @@ import torch
 from torch import Tensor, nn
 
 from sparring import modes
-from sparring.attacks.contract import Attack
+from sparring.attacks.contract import Attack, aimed
+from sparring.threat import ThreatModel
 
 
 @dataclass(frozen=True, eq=False)
 class Transferred:
-    """An attack on the model `source`, shown to this one, which is asked nothing."""
+    """An attack on the model `source`, shown to this one, which is asked nothing; at `threat`, or else at the attack's own."""
 
     source: nn.Module
     attack: Attack
+    threat: ThreatModel | None = None
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         with modes.frozen(self.source):
-            return self.attack(self.source, x, y)
+            return self._attack(self.source, x, y)
 
     def __repr__(self) -> str:
-        return f"Transferred(from={type(self.source).__name__}, {self.attack!r})"
+        return f"Transferred(from={type(self.source).__name__}, {self._attack!r})"
+
+    @property
+    def _attack(self) -> Attack:
+        return self.attack if self.threat is None else aimed(self.attack, self.threat)
 
 
 class Together(nn.Module):
