@@ -1,13 +1,13 @@
-"""Which radii to train for: the game and PGD-7 under one law of radii after another, chosen on training images held out.
+"""Which radii to train for: the game and PGD-7, or others, under one law of radii after another, on training images held out.
 
     python runs/laws.py OUT results/beyond-mnist [--recipes gan_recurrent pgd_drawn] [--seeds 3] [--laws 0.01-0.3 0.2 ...]
 
 Every variant trains on the first 55,000 training images and is attacked on 2,000 of the other 5,000, at the radii and with the
 attacks of `runs/beyond.py`; the test images are not touched. A law is a range that each example's radius is drawn from at every
 step, or one radius for all. All else is the recipe's. Trained runs are kept in OUT; calls for other recipes or laws may run
-beside one another, as each call writes what it finds in OUT, and laws.jsonl from all of OUT. Printed: means over seeds, and for
-either recipe the best law, which is the one that keeps most in the mean over the radii among those whose clean accuracy is within
-0.3 points of the game's default.
+beside one another, as each call writes what it finds in OUT, and laws.jsonl from all of OUT. Printed: means over seeds, for
+each recipe the law that keeps most in the mean over the radii first, with a mark where clean accuracy is not within 0.3 points of
+that of the game's default.
 """
 
 import argparse
