@@ -1,14 +1,13 @@
-"""A convolutional network at eps 0.3 on MNIST: `Game` trains five seeds of it, which are then attacked.
+"""A small convolutional network at eps 0.3 on MNIST: `Game` trains five seeds of it, which are then attacked.
 
-    python runs/conv.py OUT results/beyond-mnist [--seeds 0 1 2 3 4] [--network small] [--epochs 20] [--examples 1000]
-                        [--official 1000] [--attacks Auto-PGD ...] [--device cpu] [--data-root FOLDER]
+    python runs/conv.py OUT results/beyond-mnist [--seeds 0 1 2 3 4] [--epochs 20] [--examples 1000] [--official 1000]
+                        [--attacks Auto-PGD ...] [--device cpu] [--data-root FOLDER]
 
-Networks: small, two strided convolutions and two linear layers; wide, four convolutions with pooling, four times the parameters.
-OUT/NETWORK-SEED.pt keeps a trained network, OUT/NETWORK-SEED.json what was found of it; the same command then goes on, and
+OUT/conv-SEED.pt keeps a trained network, OUT/conv-SEED.json what was found of it; the same command then goes on, and
 calls for other seeds may run beside it. A network is attacked on stratified test images, the same for all seeds (10000: on
 all), by Auto-PGD on cross-entropy and on the margin for three targets, by the library's standard suite, then, where the package
 pyautoattack is installed, by the official AutoAttack's standard version, in fp32 throughout; clean accuracy is over all test
-images. Written: conv.jsonl, a row for every network and seed in OUT, and for those that only the file knows.
+images. Written: conv.jsonl, a row for every seed in OUT, and for those that only the file knows.
 """
 
 import argparse
@@ -33,28 +32,15 @@ from sparring.threat import ThreatModel
 EPS, LOW, HIGH = 0.3, 0.1, 0.33
 
 
-def small(width: int = 32) -> nn.Module:
+def network() -> nn.Module:
     """Two strided convolutions and two linear layers, 0.46 million parameters."""
     return nn.Sequential(
-        nn.Conv2d(1, width, 5, stride=2, padding=2), nn.BatchNorm2d(width), nn.ReLU(),
-        nn.Conv2d(width, 2 * width, 5, stride=2, padding=2), nn.BatchNorm2d(2 * width), nn.ReLU(),
-        nn.Flatten(), nn.Linear(2 * width * 49, 4 * width), nn.BatchNorm1d(4 * width), nn.ReLU(), nn.Linear(4 * width, 10),
+        nn.Conv2d(1, 32, 5, stride=2, padding=2), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.Conv2d(32, 64, 5, stride=2, padding=2), nn.BatchNorm2d(64), nn.ReLU(),
+        nn.Flatten(), nn.Linear(64 * 49, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, 10),
     )  # fmt: skip
 
 
-def wide(width: int = 64) -> nn.Module:
-    """Four convolutions, the pixels pooled twice, and two linear layers, 1.9 million parameters."""
-    layers: list[nn.Module] = []
-    for into, out in ((1, width), (width, width), (width, 2 * width), (2 * width, 2 * width)):
-        layers += [nn.Conv2d(into, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU()]
-        if into == out:
-            layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(
-        *layers, nn.Flatten(), nn.Linear(2 * width * 49, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 10)
-    )
-
-
-NETWORKS = {"small": small, "wide": wide}
 ATTACKS = ("Auto-PGD", "standard suite", "AutoAttack, standard")
 
 
@@ -63,7 +49,6 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("results", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--network", choices=NETWORKS, default="small")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--examples", type=int, default=1000)
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=ATTACKS)
@@ -81,16 +66,15 @@ def main() -> None:
         print(json.dumps(one(seed, train, test, options)), flush=True)
     file = options.results / "conv.jsonl"
     known = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    known += [json.loads(path.read_text()) for path in sorted(options.out.glob("*-*.json"))]
-    rows = {(row["network"], row["epochs"], row["device"], row["seed"]): row for row in known}  # what OUT has counts
+    known += [json.loads(path.read_text()) for path in sorted(options.out.glob("conv-*.json"))]
+    rows = {(row["epochs"], row["device"], row["seed"]): row for row in known}  # what OUT has counts
     file.write_text("".join(json.dumps(rows[key]) + "\n" for key in sorted(rows)))
 
 
 def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict[str, Any]:
     """Train the network of a seed, unless it is kept, and attack it by whatever has not attacked it yet."""
     torch.manual_seed(seed)
-    name = f"{options.network}-{seed}"
-    model, kept, file = NETWORKS[options.network](), options.out / f"{name}.pt", options.out / f"{name}.json"
+    model, kept, file = network(), options.out / f"conv-{seed}.pt", options.out / f"conv-{seed}.json"
     if kept.is_file():
         saved = torch.load(kept, map_location="cpu")
         model.load_state_dict(saved["model"])
@@ -116,7 +100,6 @@ def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict
             if attack not in found["left"]:
                 clean = sparring.evaluation.clean(model, test.to(options.device)).accuracy
                 found |= {
-                    "network": options.network,
                     "seed": seed,
                     "eps": EPS,
                     "epochs": epochs,

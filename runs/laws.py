@@ -93,7 +93,7 @@ def told(records: list[LawRecord]) -> str:
     lines = []
     for key in sorted(means, key=lambda key: (key[0], -_mean(means[key]))):
         recipe, low, high = key
-        near = clean is not None and abs(means[key][0.0] - clean) <= CLEAN_WITHIN + 1e-9
+        near = clean is None or abs(means[key][0.0] - clean) <= CLEAN_WITHIN + 1e-9
         cells = "; ".join(f"{eps:g}: {_cell(by[key][eps])}" for eps in (0.0, *GRID))
         radii = f"{high:g}" if low == high else f"{low:g} to {high:g}"
         mark = "" if near else "  (clean accuracy too far off)"
