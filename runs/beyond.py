@@ -9,8 +9,8 @@ attacked on all test images, the others on `--examples` of them. `bench/attack.p
 library's standard suite and the official AutoAttack beside this. What is done is kept beside each run; the same command goes on,
 and seeds come in turn, so that it can be stopped at any time. Written are worst.jsonl (every run at every radius), outcomes/ (of
 every run, image by image, from which `--read` makes tests and pages again without OUT),
-comparisons.jsonl (the game against each yardstick, paired by seed and image: Student's t over seeds, corrected by Holm over all
-radii and yardsticks), epochs.jsonl and README.md.
+comparisons.jsonl (each game against its yardsticks, paired by seed and image: Student's t over seeds, corrected by Holm over all
+radii and yardsticks of the game), epochs.jsonl and README.md.
 """
 
 import argparse
@@ -35,8 +35,10 @@ from sparring.records import ComparisonRecord, EpochRecord, OutPaths, RunPaths, 
 from sparring.reproduction.finished import each, finished
 from sparring.threat import ThreatModel
 
-GAME = "gan_recurrent"
-YARDSTICKS = ("pgd_drawn", "fgsm_drawn", "pgd_tenth", "fgsm_tenth")
+GAMES = {  # each against its yardsticks
+    "gan_recurrent": ("pgd_drawn", "fgsm_drawn", "pgd_tenth", "fgsm_tenth"),
+    "gan_recurrent_long": ("pgd_long", "fgsm_long", "pgd_drawn"),
+}
 GRID = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 ALPHA = 0.01
 BEGIN, END = "<!-- beyond:begin -->", "<!-- beyond:end -->"
@@ -108,61 +110,61 @@ def attack_run(folder: Path, options: argparse.Namespace) -> list[WorstCaseRecor
 
 
 def compared(results: Path, rows: Sequence[WorstCaseRecord], grid: Sequence[float]) -> list[ComparisonRecord]:
-    """The game against every yardstick that was attacked on as many images, seed by seed."""
+    """Every game against each of its yardsticks that was attacked on as many images, seed by seed."""
     sizes = {row.recipe: row.n for row in rows}
-    found = [
-        (name, eps, _against(results, rows, name, eps, i))
-        for name in YARDSTICKS
-        if GAME in sizes and sizes.get(name) == sizes[GAME]
-        for i, eps in enumerate((0.0, *grid))
-    ]
-    adjusted = holm([t_test_p(c.seed_differences) for _, eps, c in found if eps])
-    p_values = iter(adjusted)
     made = []
-    for name, eps, c in found:
-        p = next(p_values) if eps else t_test_p(c.seed_differences)  # clean accuracy is no claim of the family
-        made.append(
-            ComparisonRecord(
-                claim="beyond",
-                family="worst case",
-                better=GAME,
-                worse=name,
-                metric="accuracy",
-                eps=eps,
-                protocol="sound",
-                difference=c.difference,
-                low=c.interval.low,
-                high=c.interval.high,
-                per_seed=c.seed_differences,
-                p_value=p,
-                same_sign=c.same_sign,
-                holds=c.same_sign and c.interval.low > 0 and p < ALPHA,
+    for game, yardsticks in GAMES.items():
+        found = [
+            (name, eps, _against(results, rows, game, name, eps, i))
+            for name in yardsticks
+            if game in sizes and sizes.get(name) == sizes[game]
+            for i, eps in enumerate((0.0, *grid))
+        ]
+        p_values = iter(holm([t_test_p(c.seed_differences) for _, eps, c in found if eps]))
+        for name, eps, c in found:
+            p = next(p_values) if eps else t_test_p(c.seed_differences)  # clean accuracy is no claim of the family
+            made.append(
+                ComparisonRecord(
+                    claim="beyond",
+                    family="worst case",
+                    better=game,
+                    worse=name,
+                    metric="accuracy",
+                    eps=eps,
+                    protocol="sound",
+                    difference=c.difference,
+                    low=c.interval.low,
+                    high=c.interval.high,
+                    per_seed=c.seed_differences,
+                    p_value=p,
+                    same_sign=c.same_sign,
+                    holds=c.same_sign and c.interval.low > 0 and p < ALPHA,
+                )
             )
-        )
     return made
 
 
-def _against(results: Path, rows: Sequence[WorstCaseRecord], name: str, eps: float, i: int) -> Comparison:
-    """The game against a yardstick at the i-th radius: image by image where both are kept, else by accuracies."""
+def _against(results: Path, rows: Sequence[WorstCaseRecord], better: str, worse: str, eps: float, i: int) -> Comparison:
+    """A game against a yardstick at the i-th radius: image by image where both are kept, else by accuracies."""
     game, theirs = (
-        {row.seed: row.accuracy for row in rows if (row.recipe, row.eps) == (one, eps)} for one in (GAME, name)
+        {row.seed: row.accuracy for row in rows if (row.recipe, row.eps) == (one, eps)} for one in (better, worse)
     )
     seeds = sorted(set(game) & set(theirs))
-    if all(outcomes_of(results, one, seed).is_file() for one in (GAME, name) for seed in seeds):
-        a, b = (np.stack([outcomes(results, one, seed)[i] for seed in seeds]) for one in (GAME, name))
+    if all(outcomes_of(results, one, seed).is_file() for one in (better, worse) for seed in seeds):
+        a, b = (np.stack([outcomes(results, one, seed)[i] for seed in seeds]) for one in (better, worse))
         return compare(a, b, seed=0)
     differences = [game[seed] - theirs[seed] for seed in seeds]
     mean, interval = mean_interval(differences)
     return Comparison(mean, interval, tuple(differences), (), sign_test_holds(differences))
 
 
-def on_fewer(results: Path, rows: Sequence[WorstCaseRecord], n: int) -> list[list[float]]:
-    """What the game keeps of the n images that the others were attacked on: for clean and every radius, over seeds."""
-    game = [row for row in rows if row.recipe == GAME and row.eps == 0]
-    if not all(row.n > n and outcomes_of(results, GAME, row.seed).is_file() for row in game):
+def on_fewer(results: Path, rows: Sequence[WorstCaseRecord], name: str, n: int) -> list[list[float]]:
+    """What a game keeps of the n images that the others were attacked on: for clean and every radius, over seeds."""
+    game = [row for row in rows if row.recipe == name and row.eps == 0]
+    if not all(row.n > n and outcomes_of(results, name, row.seed).is_file() for row in game):
         return []
     among = stratified_mask(load_data(Data("mnist"))[1], n, 0).numpy()
-    kept = np.stack([outcomes(results, GAME, row.seed)[:, among].mean(1) for row in game])  # (S, 1 + E)
+    kept = np.stack([outcomes(results, name, row.seed)[:, among].mean(1) for row in game])  # (S, 1 + E)
     return [[float(value) for value in column] for column in kept.T]
 
 
@@ -187,42 +189,44 @@ def page(
         f"|---|---|{'---|' * (len(grid) + 4)}",
     ]
     few = min(row.n for row in rows)
-    some = on_fewer(results, rows, few)
     for name in [name for name in SHOWN if any(row.recipe == name for row in rows)]:
         own = [row for row in rows if row.recipe == name]
         cells = [_cell([row.accuracy for row in own if row.eps == eps]) for eps in (0.0, *grid)]
         seeds, run = len({row.seed for row in own}), recipes.recipe(name)
         text.append(f"| {name} | {' | '.join(cells)} | {own[0].n:,} | {seeds} | {own[0].epochs} | {run.passes:.2f} |")
-        if name == GAME and some:
+        if name in GAMES and (some := on_fewer(results, rows, name, few)):
             cells = [_cell(values) for values in some]
             text.append(f"| {name}, on the images of the others | {' | '.join(cells)} | {few:,} | {seeds} | | |")
     text += ["", *(f"- `{name}`: {recipes.describe(name)}" for name in SHOWN), ""]
-    if tests:
+    for game in dict.fromkeys(test.better for test in tests):
         text += [
-            f"`{GAME}` against the yardsticks on the same images: difference in points [95 % interval: bootstrap over images "
+            f"`{game}` against its yardsticks on the same images: difference in points [95 % interval: bootstrap over images "
             "and seeds where outcomes/ has both, else Student's t over seeds]; p: Student's t over seeds, after Holm over the "
             f"table but its clean column. Bold: p < {ALPHA:g}, ahead in every seed.",
             "",
             f"| against | clean | {head} |",
             f"|---|---|{'---|' * len(grid)}",
         ]
-        for name in dict.fromkeys(test.worse for test in tests):
+        own = [test for test in tests if test.better == game]
+        for name in dict.fromkeys(test.worse for test in own):
             cells = []
-            for test in (test for test in tests if test.worse == name):
+            for test in (test for test in own if test.worse == name):
                 cell = (
                     f"{100 * test.difference:+.1f} [{100 * test.low:.1f}, {100 * test.high:.1f}], p {test.p_value:.2g}"
                 )
                 cells.append(f"**{cell}**" if test.holds and test.eps else cell)
             text.append(f"| {name} | {' | '.join(cells)} |")
+        text.append("")
     others = [f"- `{name}`: {what}." for name, what in OTHERS.items() if (results / name).is_file()]
-    return "\n".join([*text, "", convolution, "", *others]).rstrip() + "\n"
+    return "\n".join([*text, *([] if tests else [""]), convolution, "", *others]).rstrip() + "\n"
 
 
 def in_short(rows: Sequence[WorstCaseRecord], grid: Sequence[float], convolution: str) -> str:
-    """The README's table: the game and what it is measured against."""
-    shown = [name for name in ("gan_recurrent", *YARDSTICKS) if any(row.recipe == name for row in rows)]
+    """The README's table: the games and what they are measured against."""
+    named = dict.fromkeys(name for game, yardsticks in GAMES.items() for name in (game, *yardsticks))
+    shown = [name for name in named if any(row.recipe == name for row in rows)]
     counts = {name: len({row.seed for row in rows if row.recipe == name}) for name in shown}
-    n = next(row.n for row in rows if row.recipe == GAME)
+    n = max(row.n for row in rows)
     text = [
         f"MNIST, the paper's MLP, {n:,} test images; images that survive every attack of `runs/beyond.py`, in %: "
         "an upper bound on robust accuracy. [All regimes, paired tests and costs](results/beyond-mnist/README.md).",
