@@ -54,7 +54,8 @@ def of_law(recipe: str, law: str, seed: int) -> Run:
     """The recipe's run with its radii drawn so."""
     low, _, high = law.partition("-")
     run = replace(recipes.recipe(recipe), seed=seed, data=DataConfig("mnist"))
-    return replace(run, eps=float(high or low), eps_low=float(low) if high else None)
+    power = run.eps_power if high else 1.0
+    return replace(run, eps=float(high or low), eps_low=float(low) if high else None, eps_power=power)
 
 
 def measured(recipe: str, law: str, parts: tuple[Data, Data], options: argparse.Namespace) -> list[LawRecord]:

@@ -165,6 +165,19 @@ def test_radii_may_be_drawn_from_anywhere_between_nothing_and_the_largest(low: f
     assert run.eps_low == low and run.digest != replace(run, eps_low=None).digest
 
 
+def test_a_power_is_for_radii_that_are_drawn_and_positive() -> None:
+    run = Run("x", eps=0.3, eps_low=0.0, eps_power=2.0, opponent=Opponent("pgd"))
+    assert run.digest != replace(run, eps_power=1.0).digest
+    with pytest.raises(InputError, match=r"eps_power is for radii that are drawn.*got 2"):
+        replace(run, eps_low=None)
+    with pytest.raises(InputError, match="eps_power must be > 0"):
+        replace(run, eps_power=0.0)
+
+
+def test_a_run_of_before_radii_had_a_power_keeps_its_digest() -> None:
+    assert recipe("gan_recurrent").digest.startswith("8f1b62e333b8")
+
+
 def test_the_learner_is_the_learned_opponent_of_either_kind() -> None:
     learned, asks = Adversary(hidden=(8,)), Recurrent(queries=3)
     assert Run("x", opponent=Opponent("adversary"), adversary=learned).learner is learned
@@ -180,6 +193,7 @@ def test_the_learner_is_the_learned_opponent_of_either_kind() -> None:
         ("gan_recurrent", {"eps_low": 0.0}, 2 + 2 / 3 + 1 / 3 + 1 / 16),
         ("gan_recurrent", {"eps_low": 0.15}, 2 + 1 + 2 / 3 + 1 / 16),
         ("gan_recurrent", {"eps_low": 0.3}, 4 + 1 / 16),
+        ("gan_recurrent", {"eps_low": 0.0, "eps_power": 2.0}, 2 + (1 - (1 / 3) ** 0.5) + (1 - (2 / 3) ** 0.5) + 1 / 16),
         ("gan_recurrent_all", {}, 4 + 1 / 16),
         ("gan_recurrent_tenth", {}, 4 + 1 / 16),
         ("gan_recurrent_fixed", {"eps_low": 0.0}, 3.0),

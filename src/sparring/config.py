@@ -222,7 +222,9 @@ class Run:
     eps: float = 0.1
     """radius of training, on the pixel scale (the paper's lambda); the largest, where radii are drawn"""
     eps_low: float | None = None
-    """each training example's radius is drawn anew at every step, uniform from here to eps; None: it is eps"""
+    """each training example's radius is drawn anew at every step, from here to eps; None: it is eps"""
+    eps_power: float = 1.0
+    """a radius is drawn as eps_low + (eps - eps_low) * v ** eps_power, v uniform in [0, 1]; above 1 more of them are small"""
     data: Data = field(default_factory=Data)
     defender: Network = field(default_factory=Network)
     adversary: Adversary | None = None
@@ -255,6 +257,11 @@ class Run:
                 )
         if self.eps_low is not None and not 0 <= self.eps_low <= self.eps:
             raise InputError(f"eps_low must be in [0, eps] = [0, {self.eps:g}]; got {self.eps_low}")
+        _positive("eps_power", self.eps_power)
+        if self.eps_low is None and self.eps_power != 1:
+            raise InputError(
+                f"eps_power is for radii that are drawn: give eps_low too, or leave it at 1; got {self.eps_power:g}"
+            )
         if self.eps_low is not None and self.opponent.kind in ("none", "adversary"):
             raise InputError(
                 f"opponent.kind={self.opponent.kind!r} draws no radii: leave out eps_low, or take recurrent, pgd, fgsm or noise"
@@ -286,7 +293,7 @@ class Run:
         if not r.sparing or self.eps_low is None or self.eps_low == self.eps:
             return float(r.queries)
         least = (self.eps * k / (r.queries + 1) for k in range(1, r.queries + 1))
-        return sum(min(1.0, (self.eps - radius) / (self.eps - self.eps_low)) for radius in least)
+        return sum(1 - share_below(radius, self.eps_low, self.eps, self.eps_power) for radius in least)
 
     @property
     def learner(self) -> Adversary | Recurrent | None:
@@ -295,8 +302,17 @@ class Run:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all that decides the result."""
-        return hashlib.sha256(json.dumps(to_dict(decisive(self)), sort_keys=True).encode()).hexdigest()
+        """SHA-256 over all that decides the result; the same as before `eps_power` was a setting, where that is 1."""
+        settings = to_dict(decisive(self))
+        if settings["eps_power"] == 1:
+            del settings["eps_power"]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def share_below(radius: float, low: float, high: float, power: float) -> float:
+    """The share of radii drawn from [low, high] with this power that are below `radius`."""
+    share = min(1.0, max(0.0, (radius - low) / (high - low)))
+    return float(share ** (1 / power))
 
 
 def decisive(run: Run) -> Run:

@@ -154,7 +154,7 @@ def _move(
     warm: WarmStart | None,
 ) -> Move:
     settings, opponent, loss = run.training, run.opponent, LOSSES[run.defender.loss]
-    radii, stream = Radii(run.eps, run.eps_low, streams.radii), streams.attack
+    radii, stream = Radii(run.eps, run.eps_low, streams.radii, run.eps_power), streams.attack
     if adversary is not None and (r := run.recurrent) is not None:
         return pursuit(
             defender,

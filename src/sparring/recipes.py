@@ -75,6 +75,20 @@ def gan_recurrent() -> Run:
     )
 
 
+def gan_recurrent_long() -> Run:
+    """The recurrent game in 60 epochs of perturbed examples only, more of them by little than by much; up to 3 gradients."""
+    return replace(
+        gan_recurrent(),
+        recipe="gan_recurrent_long",
+        eps=0.28,
+        eps_low=0.0,
+        eps_power=1.5,
+        defender=Network(optimizer=replace(ANNEALED, every=60)),
+        recurrent=Recurrent(queries=3),
+        training=replace(BOTH, mix="split", clean_share=0.0, max_epochs=60, patience=61),
+    )
+
+
 def gan_recurrent_cold() -> Run:
     """The same game, but the adversary starts at a random point each time: what the warm start is worth."""
     return replace(gan_recurrent(), recipe="gan_recurrent_cold", recurrent=Recurrent(warm=False))
@@ -115,6 +129,11 @@ def pgd_drawn() -> Run:
     return replace(gan_recurrent(), recipe="pgd_drawn", opponent=Opponent("pgd", steps=7), recurrent=None)
 
 
+def pgd_long() -> Run:
+    """PGD-7 with the same radii, batches, rates and epochs as gan_recurrent_long: its yardstick."""
+    return replace(gan_recurrent_long(), recipe="pgd_long", opponent=Opponent("pgd", steps=7), recurrent=None)
+
+
 def pgd2_drawn() -> Run:
     """PGD-2 like pgd_drawn: as many gradients as gan_recurrent has at the largest radii."""
     return replace(pgd_drawn(), recipe="pgd2_drawn", opponent=Opponent("pgd", steps=2))
@@ -128,6 +147,11 @@ def pgd2_tenth() -> Run:
 def fgsm_drawn() -> Run:
     """FGSM with the same radii, batches, rates and epochs as gan_recurrent."""
     return replace(pgd_drawn(), recipe="fgsm_drawn", opponent=Opponent("fgsm"))
+
+
+def fgsm_long() -> Run:
+    """FGSM with the same radii, batches, rates and epochs as gan_recurrent_long."""
+    return replace(pgd_long(), recipe="fgsm_long", opponent=Opponent("fgsm"))
 
 
 def pgd_tenth() -> Run:
@@ -153,6 +177,9 @@ BEYOND: dict[str, Callable[[], Run]] = {
     "gan_recurrent": gan_recurrent,
     "pgd_drawn": pgd_drawn,
     "fgsm_drawn": fgsm_drawn,
+    "gan_recurrent_long": gan_recurrent_long,
+    "pgd_long": pgd_long,
+    "fgsm_long": fgsm_long,
 }
 ABLATION: dict[str, Callable[[], Run]] = {
     "gan_recurrent_cold": gan_recurrent_cold,

@@ -136,6 +136,19 @@ def test_the_larger_a_radius_the_more_queries_it_is_worth(
     assert Radii(high, low, Stream(1, "radii")).first(12, queries) == expected
 
 
+def test_with_a_power_more_radii_are_small_and_queries_keep_to_the_same_radii() -> None:
+    stream, y, n = Stream(1, "radii"), torch.zeros(4000), 4000
+    stream.seek(0, 0)
+    radii = Radii(0.3, 0.1, stream, power=2.0)
+    eps = eps_of(radii.aim(THREAT, y))
+    assert bool((eps[1:] >= eps[:-1] - 1e-7).all()) and float(eps.max()) == pytest.approx(0.3, abs=1e-3)
+    assert float((eps < 0.15).float().mean()) == pytest.approx(
+        0.5, abs=2e-3
+    )  # a quarter of the way, to the power 1 / 2
+    for first, least in zip(radii.first(n, 3), (0.075, 0.15, 0.225), strict=True):
+        assert first == pytest.approx(float((eps < least).sum()), abs=2)
+
+
 def test_radii_are_the_same_at_the_same_position_and_others_at_the_next() -> None:
     stream, y = Stream(1, "radii"), torch.zeros(B)
     radii, found = Radii(0.3, 0.1, stream), []

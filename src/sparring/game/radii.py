@@ -8,21 +8,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparring.config import share_below
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
 
 
 @dataclass(frozen=True)
 class Radii:
-    """Radii uniform from `low` to `high`, from their own stream; low None: all are `high`, and nothing is drawn.
+    """Radii low + (high - low) * v ** power, v uniform in [0, 1], from their own stream; with power 1 uniform, with more of them
+    more are small. low None: all are `high`, and nothing is drawn.
 
-    A minibatch's radii are spread over the whole range and ascend: [low, high] is cut into n parts, and example i draws from part
-    i. As the examples come in a random order, each one's radius is uniform.
+    A minibatch's radii are spread over the whole range and ascend: [0, 1] is cut into n parts, and example i draws its v from
+    part i. As the examples come in a random order, each one's v is uniform.
     """
 
     high: float
     low: float | None
     stream: Stream
+    power: float = 1.0
 
     def aim(self, threat: ThreatModel, y: Tensor) -> ThreatModel:
         """The threat at a radius for each of the labels (...), drawn where radii are."""
@@ -30,12 +33,12 @@ class Radii:
             return threat
         within = (self.stream.uniform(torch.empty(y.shape, device=y.device)) + 1) / 2
         share = (torch.arange(y.shape[-1], device=y.device) + within) / y.shape[-1]
-        return threat.at(self.low + (self.high - self.low) * share)
+        return threat.at(self.low + (self.high - self.low) * (share if self.power == 1 else share**self.power))
 
     def first(self, n: int, queries: int) -> tuple[int, ...]:
         """For each of K queries the first of n examples that it is worth, which ascend as radii do: query k, counted from 1,
         above the radius high * k / (K + 1). The smaller a ball, the less there is to search for in it."""
         if self.low is None or self.low == self.high:
             return (0,) * queries
-        shares = ((self.high * k / (queries + 1) - self.low) / (self.high - self.low) for k in range(1, queries + 1))
-        return tuple(min(max(0, round(n * share)), n - 1) for share in shares)
+        least = (self.high * k / (queries + 1) for k in range(1, queries + 1))
+        return tuple(min(round(n * share_below(radius, self.low, self.high, self.power)), n - 1) for radius in least)

@@ -29,9 +29,13 @@ RECIPES = {
     "gan_recurrent": Look("GAN recurrent", 8, (), "triangle-right"),
     "pgd_drawn": Look("PGD-7, radii drawn", 9, (3, 3), "diamond"),
     "fgsm_drawn": Look("FGSM, radii drawn", 10, (2, 2), "triangle-up"),
+    "gan_recurrent_long": Look("GAN recurrent, long", 11, (6, 2), "triangle-right"),
+    "pgd_long": Look("PGD-7, long", 12, (3, 3), "diamond"),
+    "fgsm_long": Look("FGSM, long", 13, (2, 2), "triangle-up"),
 }
 
-BEYOND = ("gan_recurrent", "pgd_drawn", "fgsm_drawn")  # what the paper does not have; told apart from its games
+# what the paper does not have; told apart from its games
+BEYOND = ("gan_recurrent", "pgd_drawn", "fgsm_drawn", "gan_recurrent_long", "pgd_long", "fgsm_long")
 
 # (light, dark) per slot, after Okabe and Ito 2008; the initialised games are lighter and dashed
 PALETTE = (
@@ -47,6 +51,8 @@ PALETTE = (
     ("#8a3b3b", "#e39a9a"),
     ("#4f7d1f", "#a9d36f"),
     ("#2f6f7a", "#7fc9d6"),
+    ("#7d2f6b", "#d58bc6"),
+    ("#6b5a2a", "#c9b57a"),
 )
 
 ATTACKS = {
