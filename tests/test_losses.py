@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sparring.losses import LOSSES, cross_entropy, log_odds, margin, non_saturating, objective, softmax_twice, towards
+from sparring.losses import LOSSES, cross_entropy, log_odds, margin, non_saturating, objective, softmax_twice
 
 
 def test_cross_entropy_of_two_equal_logits_is_log_two() -> None:
@@ -22,15 +22,6 @@ def test_cross_entropy_is_pytorchs_example_by_example(generator: torch.Generator
 def test_the_margin_is_the_best_wrong_logit_minus_the_right_one() -> None:
     logits = torch.tensor([[3.0, 1.0, 2.5], [3.0, 1.0, 2.5], [3.0, 1.0, 2.5]])
     assert margin(logits, torch.tensor([0, 1, 2])).tolist() == [-0.5, 2.0, 0.5]
-
-
-def test_towards_a_class_is_its_logit_minus_the_right_one_and_for_its_own_examples_the_margin() -> None:
-    logits = torch.tensor([[3.0, 1.0, 2.5], [3.0, 1.0, 2.5], [3.0, 1.0, 2.5]])
-    assert towards(1, logits, torch.tensor([0, 1, 2])).tolist() == [-2.0, 2.0, -1.5]
-    assert towards(2, logits.expand(2, 3, 3), torch.tensor([[0, 1, 2], [2, 1, 0]])).tolist() == [
-        [-0.5, 1.5, 0.5],
-        [0.5, 1.5, -0.5],
-    ]
 
 
 def test_the_margin_is_positive_where_the_example_is_misclassified_and_negative_where_it_is_not(

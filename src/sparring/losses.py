@@ -28,12 +28,6 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return wrong - right
 
 
-def towards(target: int, logits: Tensor, y: Tensor) -> Tensor:
-    """The logit of the class `target` minus the right one; of examples of that class the margin."""
-    right = logits.gather(-1, y.unsqueeze(-1)).squeeze(-1)
-    return torch.where(y == target, margin(logits, y), logits[..., target] - right)
-
-
 def log_odds(logits: Tensor, y: Tensor) -> Tensor:
     """log((1 - p_y) / p_y), the log odds that the model is wrong: cross-entropy before its last log, so it never saturates.
 

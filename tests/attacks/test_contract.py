@@ -13,15 +13,12 @@ from sparring.attacks import (
     FAB,
     PGD,
     Attack,
-    BestOf,
     Cascade,
     Escalation,
     LearnedAttack,
     Noise,
     RayS,
     Square,
-    TargetedPGD,
-    Transferred,
     WorstCase,
     fgsm,
     identity,
@@ -63,11 +60,6 @@ def recurrent(**settings: Any) -> RecurrentAdversary:
     return network
 
 
-def source() -> nn.Module:
-    """A model of the attacker's own."""
-    return worn(mlp(SHAPE, [8, 5], generator=torch.Generator().manual_seed(8)), 9).double()
-
-
 def stream() -> Stream:
     return Stream(11, "test")
 
@@ -88,7 +80,6 @@ ATTACKS: dict[str, Callable[[ThreatModel], Attack]] = {
     "pgd restarts": lambda threat: PGD(threat, steps=3, restarts=3, stream=stream()),
     "pgd small steps": lambda threat: PGD(threat, steps=8, step_size=0.2, random_start=False),
     "pgd training": lambda threat: PGD(threat, steps=3, mode="training", stream=stream()),
-    "pgd towards a class": lambda threat: TargetedPGD(threat, steps=4, random_start=False, target=2),
     "learned tanh": lambda threat: LearnedAttack(adversary(), threat),
     "learned scaled": lambda threat: LearnedAttack(adversary("scaled"), threat),
     "learned training": lambda threat: LearnedAttack(adversary(), threat, "training"),
@@ -109,9 +100,6 @@ ATTACKS: dict[str, Callable[[ThreatModel], Attack]] = {
         APGD(threat, steps=4, stream=stream()),
         Square(threat, queries=12, stream=stream()),
         threat,
-    ),
-    "best of": lambda threat: BestOf(
-        [Transferred(source(), TargetedPGD(threat, steps=3, random_start=False, target=c)) for c in range(5)]
     ),
     "cascade": lambda threat: Cascade((fgsm(threat), APGD(threat, steps=5, stream=stream())), threat),
 }

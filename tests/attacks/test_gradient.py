@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from problems import Linear
 from torch import Tensor, nn
 
-from sparring.attacks import PGD, Attack, Noise, TargetedPGD, WorstCase, fgsm
+from sparring.attacks import PGD, Attack, Noise, WorstCase, fgsm
 from sparring.data.batches import Data
 from sparring.data.synthetic import (
     linear_margins,
@@ -15,9 +15,8 @@ from sparring.data.synthetic import (
     threshold_problem,
     threshold_robust_accuracy,
 )
-from sparring.errors import InputError
 from sparring.evaluation import attacked, fgsm_curve, pgd_curve
-from sparring.losses import margin, towards
+from sparring.losses import margin
 from sparring.models import mlp
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
@@ -134,21 +133,6 @@ def test_pgd_of_twenty_steps_is_its_equation(keep: str, model: nn.Module, genera
         assert not torch.allclose(expected, z, atol=1e-6)
     attack = PGD(threat, steps=steps, step_size=step_size, random_start=False, keep=keep)  # type: ignore[arg-type]
     assert torch.allclose(attack(model, x, y), expected, atol=1e-6)
-
-
-def test_towards_a_class_pgd_raises_that_class_alone(model: nn.Module, generator: torch.Generator) -> None:
-    x, threat = torch.rand(6, 1, 5, 5, generator=generator, dtype=torch.float64), ThreatModel(0.3, (1, 5, 5))
-    with torch.no_grad():
-        y = model(x).argmax(-1)
-        before = model(x)
-    for target in range(before.shape[-1]):
-        attack = TargetedPGD(threat, steps=10, random_start=False, keep="last", target=target)
-        with torch.no_grad():
-            gained = towards(target, model(attack(model, x, y)), y) - towards(target, before, y)
-        assert float(gained.min()) > 0
-    for missing in (-1, before.shape[-1]):
-        with pytest.raises(InputError, match=rf"0 to {before.shape[-1] - 1}; got {missing}"):
-            TargetedPGD(threat, target=missing)(model, x, y)
 
 
 def test_the_default_step_lets_all_steps_together_walk_two_and_a_half_eps(model: nn.Module) -> None:

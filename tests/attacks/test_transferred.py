@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from sparring.adversaries import RecurrentAdversary
-from sparring.attacks import PGD, BestOf, LearnedAttack, Together, Transferred, fgsm, identity
+from sparring.attacks import PGD, LearnedAttack, Together, Transferred, fgsm
 from sparring.attacks.learned import end_of, pursue
 from sparring.data import Data
 from sparring.evaluation.accuracy import aimed, counted, curve
-from sparring.losses import margin
 from sparring.models import mlp
 from sparring.threat import ThreatModel
 
@@ -49,28 +48,6 @@ def test_classifiers_together_answer_with_the_mean_of_their_log_probabilities(ba
     torch.testing.assert_close(Together([one, two])(batch[0]), expected)
     with pytest.raises(ValueError, match="at least one"):
         Together([])
-
-
-def test_the_best_of_several_attacks_is_each_examples_least_safe_end_at_one_question_an_end(
-    batch: tuple[Tensor, Tensor],
-) -> None:
-    model, (x, y) = network(2), batch
-    shifts = [lambda model, x, y, by=by: (x + by).clamp(0, 1) for by in (-0.1, 0.1)]
-    attacks = [identity, *shifts, Transferred(network(1), fgsm(ThreatModel(0.1, SHAPE)))]
-    ends = torch.stack([attack(model, x, y) for attack in attacks])
-    with counted(model) as cost:
-        found = BestOf(attacks)(model, x, y)
-    assert (cost.forwards, cost.backwards) == (4 * len(x), 0)
-    with torch.no_grad():
-        margins = torch.stack([margin(model(end), y) for end in ends])
-    best = margins.argmax(0)
-    assert len(best.unique()) > 1
-    assert torch.equal(found, ends[best, torch.arange(len(x))])
-    near = replace(BestOf(attacks[-1:]), threat=ThreatModel(0.01, SHAPE))
-    assert float((near(model, x, y) - x).abs().max()) == pytest.approx(0.01, rel=1e-4)
-    assert repr(BestOf(attacks[-1:])) == f"BestOf({attacks[-1]!r})"
-    with pytest.raises(ValueError, match="at least one"):
-        BestOf([])
 
 
 def test_a_rehearsed_attack_goes_on_from_where_the_rehearsal_ends_at_no_query_more(

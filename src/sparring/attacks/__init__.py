@@ -8,14 +8,14 @@ say whether it succeeded: the caller measures that. Its repr is its configuratio
 
 from sparring.attacks.apgd import APGD
 from sparring.attacks.contract import Attack, described, identity
-from sparring.attacks.gradient import PGD, TargetedPGD, fgsm
+from sparring.attacks.gradient import PGD, fgsm
 from sparring.attacks.hard_label import RayS
 from sparring.attacks.learned import LearnedAttack
 from sparring.attacks.minimal import FAB
 from sparring.attacks.noise import Noise
 from sparring.attacks.square import Square
 from sparring.attacks.suites import Cascade, Escalation, quick_suite, standard_suite
-from sparring.attacks.transferred import BestOf, Together, Transferred
+from sparring.attacks.transferred import Together, Transferred
 from sparring.attacks.worst_case import WorstCase
 
 __all__ = [
@@ -23,14 +23,12 @@ __all__ = [
     "FAB",
     "PGD",
     "Attack",
-    "BestOf",
     "Cascade",
     "Escalation",
     "LearnedAttack",
     "Noise",
     "RayS",
     "Square",
-    "TargetedPGD",
     "Together",
     "Transferred",
     "WorstCase",

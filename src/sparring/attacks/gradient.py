@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sparring import modes
 from sparring.attacks.rows import put_at
 from sparring.errors import InputError
-from sparring.losses import LOSSES, margin, towards
+from sparring.losses import LOSSES, margin
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
 
@@ -139,18 +139,14 @@ class PGD:
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             logits = model(x)
-            loss = self._loss(logits, y)
+            loss = LOSSES[self.loss](logits, y)
             (grad,) = torch.autograd.grad(loss.sum(), x)
         if self.keep == "last":
             return grad, loss.detach()
         return grad, self._score(logits.detach(), y)
 
     def _score(self, logits: Tensor, y: Tensor) -> Tensor:
-        return torch.where(margin(logits, y) > 0, torch.inf, self._loss(logits, y))
-
-    def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """What it raises, per example."""
-        return LOSSES[self.loss](logits, y)
+        return torch.where(margin(logits, y) > 0, torch.inf, LOSSES[self.loss](logits, y))
 
     def _put_better(self, best: Tensor, best_score: Tensor, at: Tensor, x_adv: Tensor, score: Tensor) -> None:
         """Write the iterates that are better than the best so far in its place, in the rows `at`."""
@@ -161,21 +157,6 @@ class PGD:
     def _better(self, x: Tensor, score: Tensor, other: Tensor, other_score: Tensor) -> tuple[Tensor, Tensor]:
         better = other_score > score
         return torch.where(self.threat.over_pixels(better), other, x), torch.where(better, other_score, score)
-
-
-@dataclass(frozen=True)
-class TargetedPGD(PGD):
-    """PGD towards the class `target`: it raises that class's logit minus the right one, whatever `loss` says.
-
-    For examples of that very class it raises the margin. "best" keeps what is misclassified as any class.
-    """
-
-    target: int = 0
-
-    def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        if not 0 <= self.target < logits.shape[-1]:
-            raise InputError(f"target must be a class, 0 to {logits.shape[-1] - 1}; got {self.target}")
-        return towards(self.target, logits, y)
 
 
 def fgsm(
