@@ -85,6 +85,8 @@ def test_the_settings_of_a_game_reach_it() -> None:
         plain = the_weights(1, adversary=adversary)
         for settings in (*shared, own):
             assert not torch.equal(plain[0], the_weights(1, adversary=adversary, **settings)[0]), settings
+    uniform, powered = (the_weights(1, eps_low=0.01, eps_power=power) for power in (1.0, 2.0))
+    assert not torch.equal(uniform[0], powered[0])
 
 
 def test_the_default_game_withstands_what_breaks_the_papers() -> None:
@@ -141,6 +143,8 @@ def test_a_game_that_was_not_played_has_no_attack() -> None:
         ({"dynamic": sparring.game.alternating(2, 1)}, "dynamic is for an adversary network"),
         ({"eps_low": 0.2}, r"must be in \[0, eps\]"),
         ({"adversary": "mlp", "eps_low": 0.05}, "eps_low needs a recurrent adversary"),
+        ({"eps_power": 2.0}, "eps_power must be > 0, and needs eps_low if it is not 1; got 2"),
+        ({"eps_low": 0.01, "eps_power": 0.0}, "eps_power must be > 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_at_once(settings: dict[str, Any], message: str) -> None:

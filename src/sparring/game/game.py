@@ -34,7 +34,19 @@ from sparring.randomness import Stream, generator
 from sparring.threat import ThreatModel
 
 Rate = Literal["rise", "every", "cosine", "constant"]
-ALIKE = ("eps", "eps_low", "recurrent", "bound", "lr", "loss", "adversary_loss", "dynamic", "clean_share", "device")
+ALIKE = (
+    "eps",
+    "eps_low",
+    "eps_power",
+    "recurrent",
+    "bound",
+    "lr",
+    "loss",
+    "adversary_loss",
+    "dynamic",
+    "clean_share",
+    "device",
+)
 CELLS_RATE = 0.01  # of Adam, for a recurrent adversary: its cell has few parameters
 PROBE = 32  # examples on which a stack is tried out
 
@@ -56,6 +68,7 @@ class Game:
         *,
         eps: float = 0.1,
         eps_low: float | None = None,
+        eps_power: float = 1.0,
         adversary: nn.Module | Literal["recurrent", "mlp"] = "recurrent",
         bound: str | None = None,
         lr: float = 0.1,
@@ -68,7 +81,8 @@ class Game:
     ) -> None:
         """`adversary`: "recurrent"; "mlp"; a RecurrentAdversary; or a network from inputs (B, *shape) to one number a pixel.
 
-        With a recurrent one every example's radius may be drawn anew at each step, from `eps_low` to `eps`. `bound` and
+        With a recurrent one every example's radius may be drawn anew at each step, from `eps_low` to `eps`, uniform, or with
+        an `eps_power` above 1 more of them small (`Radii`). `bound` and
         `dynamic` are for networks: "tanh" and `alternating()` where they are None. `adversary_loss` None is "log_odds" for a
         recurrent adversary, "cross_entropy" for a network. Raises InputError for settings that do not go together.
         """
@@ -89,9 +103,12 @@ class Game:
             raise InputError(
                 f"eps_low needs a recurrent adversary and must be in [0, eps]; got {eps_low} with eps {eps:g}"
             )
+        if not eps_power > 0 or (eps_power != 1 and eps_low is None):
+            raise InputError(f"eps_power must be > 0, and needs eps_low if it is not 1; got {eps_power:g}")
         self.defender = defender
         self.eps = eps
         self.eps_low = eps_low
+        self.eps_power = eps_power
         self.recurrent = recurrent
         self.bound = bound or "tanh"
         self.lr = lr
@@ -222,7 +239,7 @@ class _Match:
         losses["clean_share"] = game.clean_share
         if game.recurrent:
             warm = [WarmStart(len(self.data), self.data.shape, seed, self.data.images.device)]
-            radii = Radii(game.eps, game.eps_low, streams[1])
+            radii = Radii(game.eps, game.eps_low, streams[1], game.eps_power)
             move = pursuit(defender, adversary, self.threat, radii, streams[0], warm=warm[0], **losses)
         else:
             move = duel(defender, adversary, self.threat, game.dynamic, **losses)
