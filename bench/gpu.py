@@ -12,16 +12,14 @@ synchronisation.
 import argparse
 import json
 import platform
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from sparring import recipes
-from sparring.adversaries import Adversary, AnyAdversary, RecurrentAdversary, stack_adversaries, stack_recurrent
+from sparring.adversaries import stack_any
 from sparring.config import Run
 from sparring.data import Data
 from sparring.experiment import Streams, move_of, new_adversary, new_defender, new_player
@@ -42,13 +40,6 @@ def random_data(n_examples: int) -> Data:
     return Data(images.cuda(), labels.cuda(), 10, "random")
 
 
-def stacked(adversaries: Sequence[AnyAdversary]) -> nn.Module:
-    """Adversaries of either kind as one stack."""
-    if isinstance(adversaries[0], RecurrentAdversary):
-        return stack_recurrent([a for a in adversaries if isinstance(a, RecurrentAdversary)])
-    return stack_adversaries([a for a in adversaries if isinstance(a, Adversary)])
-
-
 def measured(run: Run, n_seeds: int, steps: int, *, capture: bool) -> dict[str, Any]:
     """One epoch of a stack, timed without its first steps."""
     torch.cuda.empty_cache()
@@ -62,7 +53,7 @@ def measured(run: Run, n_seeds: int, steps: int, *, capture: bool) -> dict[str, 
     players, warm = [defender], None
     if run.learner is not None:
         own = run.recurrent.optimizer if run.recurrent else optimizer
-        adversaries = stacked([new_adversary(one, SHAPE) for one in runs]).cuda()
+        adversaries = stack_any([new_adversary(one, SHAPE) for one in runs]).cuda()
         players.insert(0, new_player("adversary", adversaries, own, maximize=True, n_copies=n_seeds))
     if run.recurrent is not None and run.recurrent.warm:
         warm = WarmStart(len(data), SHAPE, seeds, "cuda")

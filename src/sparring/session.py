@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sparring import data, locks
-from sparring.adversaries import Adversary, RecurrentAdversary, stack_adversaries, stack_recurrent
+from sparring.adversaries import Adversary, RecurrentAdversary, stack_any
 from sparring.config import Run, Training, to_dict
 from sparring.copies import Copy, Notice, claim, clear, epoch_record, make_folder, standing_together
 from sparring.environment import environment
@@ -251,10 +251,8 @@ class _Session:
         """The networks as the move sees them: one stack, or the only one itself; on the device."""
         if not self.stacked:
             return networks[0].to(self.device)
-        if isinstance(networks[0], Adversary):
-            return stack_adversaries(networks).to(self.device)  # type: ignore[arg-type]
-        if isinstance(networks[0], RecurrentAdversary):
-            return stack_recurrent(networks).to(self.device)  # type: ignore[arg-type]
+        if isinstance(networks[0], Adversary | RecurrentAdversary):
+            return stack_any(networks).to(self.device)  # type: ignore[arg-type]
         return stack(networks).to(self.device)
 
     def _player(self, name: str, networks: Sequence[nn.Module], optimizer: Any, *, maximize: bool) -> Player:

@@ -1,6 +1,5 @@
 """On a CUDA device: the same moves, attacks and evaluation as on the CPU. Skipped without one."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparring import PGD, Game, evaluate, fgsm, load, recipes
-from sparring.adversaries import Adversary, AnyAdversary, RecurrentAdversary, stack_adversaries, stack_recurrent
+from sparring.adversaries import Adversary, stack_any
 from sparring.config import Adversary as AdversaryConfig
 from sparring.config import Optimizer, Run, Training
 from sparring.data import load as load_data
@@ -97,7 +96,7 @@ def stacked_course(
     )
     players, seeds, warm, course = [defender], list(range(n)), list[WarmStart](), partial(learns_at, every=0)
     if run.learner is not None:
-        network = stacked([new_adversary(one, data.shape) for one in runs]).to(device)
+        network = stack_any([new_adversary(one, data.shape) for one in runs]).to(device)
         players.insert(0, new_player("adversary", network, run.learner.optimizer, maximize=True, n_copies=n))
     if run.recurrent is not None:
         warm, course = [WarmStart(len(data), data.shape, seeds, device)], partial(learns_at, every=run.recurrent.every)
@@ -116,13 +115,6 @@ def small(recipe: str) -> Run:
     recurrent = replace(run.recurrent, every=4) if run.recurrent else None  # both its courses are captured in an epoch
     small_one = replace(run.defender, hidden=(32,), optimizer=slow)
     return replace(run, defender=small_one, adversary=adversary, recurrent=recurrent)
-
-
-def stacked(adversaries: Sequence[AnyAdversary]) -> torch.nn.Module:
-    """Adversaries of either kind as one stack."""
-    if isinstance(adversaries[0], RecurrentAdversary):
-        return stack_recurrent([a for a in adversaries if isinstance(a, RecurrentAdversary)])
-    return stack_adversaries([a for a in adversaries if isinstance(a, Adversary)])
 
 
 COURSES = (

@@ -2,9 +2,7 @@
 
 from sparring.adversaries.adversary import SEEN, Adversary, Seen, n_features, stack_adversaries
 from sparring.adversaries.bounds import BOUNDS, Bound, scaled_bound, tanh_bound
-from sparring.adversaries.recurrent import ROUNDS, RecurrentAdversary, stack_recurrent
-
-AnyAdversary = Adversary | RecurrentAdversary
+from sparring.adversaries.recurrent import ROUNDS, AnyAdversary, RecurrentAdversary, stack_any, stack_recurrent
 
 __all__ = [
     "BOUNDS",
@@ -18,6 +16,7 @@ __all__ = [
     "n_features",
     "scaled_bound",
     "stack_adversaries",
+    "stack_any",
     "stack_recurrent",
     "tanh_bound",
 ]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from sparring.adversaries.adversary import Seen
+from sparring.adversaries.adversary import Adversary, Seen, stack_adversaries
 from sparring.errors import CannotStack
 
 # u -> the gradient of the log odds there, which may be written over, and these, (...)
@@ -148,6 +148,18 @@ def stack_recurrent(adversaries: Sequence[RecurrentAdversary]) -> RecurrentAdver
     for name, _ in list(stacked.named_parameters()):
         setattr(stacked, name, nn.Parameter(torch.stack([getattr(a, name).detach() for a in adversaries])))
     return stacked
+
+
+AnyAdversary = Adversary | RecurrentAdversary
+
+
+def stack_any(adversaries: Sequence[AnyAdversary], probe: Tensor | None = None) -> AnyAdversary:
+    """A stack of adversaries of either kind, with a `probe` tried out on it; raises CannotStack where they differ."""
+    recurrent = [a for a in adversaries if isinstance(a, RecurrentAdversary)]
+    networks = [a for a in adversaries if isinstance(a, Adversary)]
+    if recurrent and networks:
+        raise CannotStack("a stack needs adversaries of one kind, got networks and recurrent ones")
+    return stack_recurrent(recurrent) if recurrent else stack_adversaries(networks, probe)
 
 
 def scaled(gradient: Tensor, n_own_axes: int) -> Tensor:

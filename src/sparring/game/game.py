@@ -14,8 +14,7 @@ from sparring.adversaries import (
     Adversary,
     AnyAdversary,
     RecurrentAdversary,
-    stack_adversaries,
-    stack_recurrent,
+    stack_any,
 )
 from sparring.attacks import LearnedAttack
 from sparring.config import Training
@@ -218,7 +217,7 @@ class _Match:
         if stacked:
             spread = torch.linspace(0, len(data) - 1, min(PROBE, len(data)))  # over all classes, if they are sorted
             probe = data.floats(spread.long())
-            self.adversary, self.defender = _stacked(self.adversaries, probe), stack(self.defenders, probe)
+            self.adversary, self.defender = stack_any(self.adversaries, probe), stack(self.defenders, probe)
 
     def play(
         self, epochs: int, batch_size: int, rate: Rate, every: int, on_epoch: Callable[[Game, Epoch, Progress], None]
@@ -317,15 +316,6 @@ def _check_alike(games: Sequence[Game]) -> None:
             for tensor in chain(network.parameters(), network.buffers()):
                 if (owner := owners.setdefault(tensor, number)) != number:
                     raise InputError(f"games {owner} and {number} share a network; make one for each game")
-
-
-def _stacked(adversaries: Sequence[AnyAdversary], probe: Tensor) -> AnyAdversary:
-    """One stack of adversaries of either kind; raises CannotStack where they are of both."""
-    recurrent = [a for a in adversaries if isinstance(a, RecurrentAdversary)]
-    networks = [a for a in adversaries if isinstance(a, Adversary)]
-    if recurrent and networks:
-        raise CannotStack("a stack needs adversaries of one kind, got networks and recurrent ones")
-    return stack_recurrent(recurrent) if recurrent else stack_adversaries(networks, probe)
 
 
 def _device_of(model: nn.Module) -> torch.device:
