@@ -35,9 +35,9 @@ from sparring.records import ComparisonRecord, EpochRecord, OutPaths, RunPaths, 
 from sparring.reproduction.finished import each, finished
 from sparring.threat import ThreatModel
 
-GAMES = {  # each against its yardsticks
+GAMES = {  # each against its yardsticks, and the shorter game
     "gan_recurrent": ("pgd_drawn", "fgsm_drawn", "pgd_tenth", "fgsm_tenth"),
-    "gan_recurrent_long": ("pgd_long", "fgsm_long", "pgd_drawn"),
+    "gan_recurrent_long": ("pgd_long", "fgsm_long", "gan_recurrent"),
 }
 GRID = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 ALPHA = 0.01

@@ -15,9 +15,10 @@ from sparring.records import LearnedAttackRecord, OutPaths, SummaryRecord, Worst
 from sparring.report import words
 
 SHOWN = {  # recipe -> legend, colour
-    "gan_recurrent": ("recurrent game", "#00825f"),
-    "pgd_drawn": ("PGD-7, radii drawn", "#a8347f"),
-    "pgd2_drawn": ("PGD-2, radii drawn", "#ea8cc4"),
+    "gan_recurrent_long": ("recurrent game, long", "#00825f"),
+    "pgd_long": ("PGD-7, long", "#a8347f"),
+    "gan_recurrent": ("recurrent game", "#38c99b"),
+    "pgd_drawn": ("PGD-7, radii drawn", "#ea8cc4"),
     "fgsm_drawn": ("FGSM, radii drawn", "#ff9152"),
     "fgsm_tenth": ("FGSM at 0.1", "#d55e00"),
     "gan_tanh": ("the paper's tanh game", "#0067a5"),

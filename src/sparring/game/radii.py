@@ -15,8 +15,9 @@ from sparring.threat import ThreatModel
 
 @dataclass(frozen=True)
 class Radii:
-    """Radii low + (high - low) * v ** power, v uniform in [0, 1], from their own stream; with power 1 uniform, with more of them
-    more are small. low None: all are `high`, and nothing is drawn.
+    """Radii low + (high - low) * v ** power, v uniform in [0, 1], from their own stream: the larger the power, the more small ones.
+
+    With low None all are `high`, and nothing is drawn.
 
     A minibatch's radii are spread over the whole range and ascend: [0, 1] is cut into n parts, and example i draws its v from
     part i. As the examples come in a random order, each one's v is uniform.
