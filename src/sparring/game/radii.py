@@ -15,7 +15,7 @@ from sparring.threat import ThreatModel
 
 @dataclass(frozen=True)
 class Radii:
-    """Radii low + (high - low) * v ** power, v uniform in [0, 1], from their own stream: the larger the power, the more small ones.
+    """Radii low + (high - low) * v ** power, v uniform in [0, 1], from their own stream: with more power more are small.
 
     With low None all are `high`, and nothing is drawn.
 
