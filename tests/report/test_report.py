@@ -473,16 +473,23 @@ def test_no_record_file_is_changed(sketch: Path, tmp_path: Path) -> None:
         assert (sketch / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_game_that_holds_has_a_sentence_of_its_own(tmp_path: Path) -> None:
+def test_games_that_hold_have_a_sentence_of_their_own(tmp_path: Path) -> None:
     folder = fabricated.write_folder(tmp_path / "out")
     path = OutPaths(folder).records("summary")
     records = read(path, SummaryRecord)
-    beyond = [
-        dataclasses.replace(r, recipe="gan_recurrent", mean=0.84 if r.metric == "in_game" else r.mean)
-        for r in records
-        if r.recipe == "gan_tanh"
-    ]
-    write(path, [*records, *beyond])
-    said = headline.sentences(source.load(folder))
-    papers, own = (next(s for s in said if s.startswith(start)) for start in ("Each game", "The defender of GAN rec"))
-    assert "84.0" in own and "84.0" not in papers
+    for games, start in (
+        (["gan_recurrent"], "The defender of GAN recurrent keeps"),
+        (["gan_recurrent", "gan_recurrent_long"], "Each defender of GAN recurrent and Long GAN recurrent keeps"),
+    ):
+        beyond = [
+            dataclasses.replace(r, recipe=game, mean=0.84 if r.metric == "in_game" else r.mean)
+            for game in games
+            for r in records
+            if r.recipe == "gan_tanh"
+        ]
+        write(path, [*records, *beyond])
+        said = headline.sentences(source.load(folder))
+        papers, own = (
+            next(s for s in said if s.startswith(first)) for first in ("Each defender of the paper's", start)
+        )
+        assert "84.0" in own and "84.0" not in papers

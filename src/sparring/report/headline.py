@@ -107,7 +107,10 @@ def _game(source: Source, games: Sequence[str]) -> str:
     if not whole:
         return ""
     lower = all(b.mean < a.mean for a, b in whole)
-    start = "Each game-trained defender" if len(whole) > 1 else f"The defender of {words.label(games[0])}"
+    start = f"The defender of {words.label(games[0])}"
+    if len(whole) > 1:
+        beyond = [words.label(game) for game in games if game in words.BEYOND]
+        start = f"Each defender of {words.listing(beyond)}" if beyond else "Each defender of the paper's games"
     text = f"{start} keeps {_range([a for a, _ in whole])} against the adversary it trained with, "
     text += f"{'but' if lower else 'and'} {_range([b for _, b in whole])} against the worst of fresh adversaries"
     attacked = [r for g in games if (r := found(source, "pgd", g))]

@@ -29,9 +29,9 @@ RECIPES = {
     "gan_recurrent": Look("GAN recurrent", 8, (), "triangle-right"),
     "pgd_drawn": Look("PGD-7, radii drawn", 9, (3, 3), "diamond"),
     "fgsm_drawn": Look("FGSM, radii drawn", 10, (2, 2), "triangle-up"),
-    "gan_recurrent_long": Look("GAN recurrent, long", 11, (6, 2), "triangle-right"),
-    "pgd_long": Look("PGD-7, long", 12, (1, 3), "diamond"),
-    "fgsm_long": Look("FGSM, long", 13, (1, 3), "triangle-up"),
+    "gan_recurrent_long": Look("Long GAN recurrent", 11, (6, 2), "triangle-right"),
+    "pgd_long": Look("Long PGD-7", 12, (1, 3), "diamond"),
+    "fgsm_long": Look("Long FGSM", 13, (1, 3), "triangle-up"),
 }
 
 # what the paper does not have; told apart from its games
