@@ -43,6 +43,7 @@ from sparring.records import (
     restore,
 )
 from sparring.reproduction import Plan, evaluate_folder, reproduce
+from sparring.reproduction.plan import plan_tasks
 
 KINDS: dict[str, type[Any]] = {
     "results": AccuracyRecord,
@@ -297,6 +298,17 @@ def test_another_measurement_is_made_and_gathered(whole: OutPaths, copy: OutPath
 def test_another_plan_for_the_same_folder_is_refused(copy: OutPaths) -> None:
     with pytest.raises(InputError, match=r"training.max_epochs: 2 -> 1.*choose another --out"):
         run(plan(copy.folder, max_epochs=1))
+
+
+def test_batch_size_and_cap_reach_every_training(tmp_path: Path) -> None:
+    tasks = plan_tasks(plan(tmp_path, sweeps=True, batch_size=512, max_epochs=3))
+    runs = [run for task in tasks if task.run is not None for run in task.runs]
+    trainings = [training for run in runs for training in (run.training, run.alone) if training is not None]
+    assert any(run.alone for run in runs) and any(task.kind == "sweep" for task in tasks)
+    assert {training.batch_size for training in trainings} == {512}
+    assert {training.max_epochs for training in trainings} == {3}
+    with pytest.raises(InputError, match="batch_size must be >= 2"):
+        plan_tasks(plan(tmp_path, batch_size=0))
 
 
 def test_damaged_weights_stop_a_measurement(copy: OutPaths) -> None:

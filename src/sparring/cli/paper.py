@@ -42,7 +42,9 @@ class Reproduce(terminal.Common):
     precision: Literal["fp32", "bf16"] = "fp32"
     """of the trainings' matrix products; every evaluation is in fp32"""
     max_epochs: int | None = None
-    """a cap on every training, for trials"""
+    """a cap on every training"""
+    batch_size: int | None = None
+    """of every training, instead of each recipe's own (reading d of the paper)"""
     report: bool = True
     """write report.html and the figures"""
 
@@ -65,6 +67,7 @@ def reproduce(words: list[str]) -> int:
         options.recipes or tuple(dict.fromkeys(("vanilla", *recipes.of_regimes(options.regimes)))),
         sweeps=options.sweeps,
         max_epochs=options.max_epochs,
+        batch_size=options.batch_size,
         precision=options.precision,
         measure_on=options.measure_on,
         report=options.report,
@@ -79,6 +82,7 @@ def _whole(
     *,
     sweeps: bool,
     max_epochs: int | None = None,
+    batch_size: int | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
     measure_on: str | None = None,
     report: bool = True,
@@ -105,6 +109,7 @@ def _whole(
         device=options.device,
         command=command,
         max_epochs=max_epochs,
+        batch_size=batch_size,
         precision=precision,
         measure_on=measure_on,
     )

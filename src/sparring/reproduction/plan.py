@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from sparring import recipes
-from sparring.config import Adversary, Data, Network, Optimizer, Run
+from sparring.config import Adversary, Data, Network, Optimizer, Run, Training
 from sparring.errors import InputError
 from sparring.measure import Measurement
 from sparring.records import OutPaths
@@ -29,7 +29,8 @@ class Plan:
     measure_on: str | None = None  # the device of the measurements, where it is another one
     command: str = "sparring reproduce"
     title: str = "Generative Adversarial Networks for Adversarial Training, reproduced"
-    max_epochs: int | None = None  # a cap on every training, for trials
+    max_epochs: int | None = None  # a cap on every training
+    batch_size: int | None = None  # of every training, where not the recipe's (reading d)
     precision: Literal["fp32", "bf16"] = "fp32"  # of every run's training
 
     def __post_init__(self) -> None:
@@ -157,9 +158,12 @@ CAPACITY = ("small adversary (64-64)", "wide defender (512-512)")  # the variant
 
 
 def _configured(plan: Plan, run: Run) -> Run:
-    """A recipe with the plan's data, precision and cap on epochs."""
-    training, alone = run.training, run.alone
-    if plan.max_epochs is not None:
-        training = replace(training, max_epochs=min(plan.max_epochs, training.max_epochs))
-        alone = alone and replace(alone, max_epochs=min(plan.max_epochs, alone.max_epochs))
+    """A recipe with the plan's data, precision, batch size and cap on epochs."""
+
+    def configured(training: Training) -> Training:
+        epochs = training.max_epochs if plan.max_epochs is None else min(plan.max_epochs, training.max_epochs)
+        size = training.batch_size if plan.batch_size is None else plan.batch_size
+        return replace(training, max_epochs=epochs, batch_size=size)
+
+    training, alone = configured(run.training), run.alone and configured(run.alone)
     return replace(run, data=plan.data, precision=plan.precision, training=training, alone=alone)
