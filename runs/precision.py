@@ -15,19 +15,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from paired import Accuracies, Difference, accuracies, differences, table
+
 from sparring.attacks import LearnedAttack, fgsm, identity
 from sparring.evaluation import attacked
 from sparring.evaluation.accuracy import pgd_curve
-from sparring.evaluation.statistics import holm, mean_interval, t_test_p
 from sparring.experiment import load, load_data
 from sparring.measure import Measurement
 from sparring.process import on_one_thread
 from sparring.randomness import derive
-from sparring.records import OutPaths, SummaryRecord, read, write
+from sparring.records import OutPaths, ReproductionRecord, SummaryRecord, read, read_json, restore, write
 from sparring.reproduction.finished import each, finished
 from sparring.threat import ThreatModel
-
-ATTACKS = {"clean": "clean", "fgsm": "FGSM", "pgd": "PGD-40", "own": "in-game"}
 
 
 @dataclass(frozen=True)
@@ -39,23 +38,6 @@ class Measured:
     eps: float
     left: dict[str, float]
     seconds: float
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One accuracy of one regime over seeds: in fp32, in bf16, and bf16 less fp32."""
-
-    recipe: str
-    attack: str
-    eps: float
-    n_seeds: int
-    fp32: float
-    bf16: float
-    difference: float
-    low: float
-    high: float
-    p_value: float  # of Student's t, not corrected
-    corrected: float
 
 
 def measured(folder: Path) -> Measured:
@@ -75,25 +57,13 @@ def measured(folder: Path) -> Measured:
     return Measured(run.recipe, run.seed, run.judged, left, trained.record.seconds)
 
 
-def differences(summary: Sequence[SummaryRecord], runs: Sequence[Measured]) -> list[Difference]:
-    """A row for every regime and attack that both sides have, p-values corrected over all of them."""
-    known = {(r.recipe, r.attack, r.eps): r for r in summary if (r.metric, r.protocol) == ("accuracy", "sound")}
-    paired = []
-    for recipe in dict.fromkeys(run.recipe for run in runs):
-        own = sorted((run for run in runs if run.recipe == recipe), key=lambda run: run.seed)
-        for attack in own[0].left:
-            fp32 = known.get((recipe, attack, 0.0 if attack == "clean" else own[0].eps))
-            if fp32 is None:
-                continue
-            before = [fp32.values[run.seed] for run in own]  # seeds count from 0
-            after = [run.left[attack] for run in own]
-            each_seed = [b - a for a, b in zip(before, after, strict=True)]
-            mean, bounds = mean_interval(each_seed)
-            means = sum(before) / len(own), sum(after) / len(own)
-            row = (recipe, attack, own[0].eps, len(own), *means, mean, bounds.low, bounds.high, t_test_p(each_seed))
-            paired.append(row)
-    corrected = holm([row[-1] for row in paired])
-    return [Difference(*row, p) for row, p in zip(paired, corrected, strict=True)]
+def by_regime(runs: Sequence[Measured]) -> Accuracies:
+    """Their accuracies as `differences` takes them."""
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for run in runs:
+        for attack, left in run.left.items():
+            found.setdefault((run.recipe, attack), {})[run.seed] = left
+    return found
 
 
 def text(rows: Sequence[Difference], runs: Sequence[Measured], call: str) -> Iterator[str]:
@@ -102,16 +72,11 @@ def text(rows: Sequence[Difference], runs: Sequence[Measured], call: str) -> Ite
     yield ""
     yield (
         f"`{call}`. MNIST, all test images, {rows[0].n_seeds} seeds of every regime, paired by seed, attacks at eps "
-        f"{rows[0].eps:g}; accuracies in %, differences in points, bf16 less fp32 [95 % t interval over seeds]; p of Student's "
+        f"{runs[0].eps:g}; accuracies in %, differences in points, bf16 less fp32 [95 % t interval over seeds]; p of Student's "
         "t, alone and corrected by Holm over all rows. `runs/precision.py` says what is compared."
     )
     yield ""
-    yield "| training | accuracy | fp32 | bf16 | difference | p | corrected |"
-    yield "|---|---|---|---|---|---|---|"
-    for r in rows:
-        change = f"{100 * r.difference:+.2f} [{100 * r.low:+.2f}, {100 * r.high:+.2f}]"
-        values = f"{100 * r.fp32:.2f} | {100 * r.bf16:.2f} | {change} | {r.p_value:.2g} | {r.corrected:.2g}"
-        yield f"| {r.recipe} | {ATTACKS[r.attack]} | {values} |"
+    yield from table(rows, "fp32", "bf16")
     yield ""
     taken: dict[str, float] = {}
     for run in runs:
@@ -128,7 +93,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     on_one_thread()
-    summary = read(OutPaths(options.fp32).records("summary"), SummaryRecord)
+    fp32 = OutPaths(options.fp32)
+    summary = read(fp32.records("summary"), SummaryRecord)
+    head = restore(ReproductionRecord, read_json(fp32.reproduction))
     regimes = {r.recipe for r in summary}
     wanted = [folder for folder in finished(options.out) if folder.parent.name in regimes]
     runs: list[Measured] = []
@@ -140,7 +107,7 @@ def main() -> None:
     each(measured, wanted, options.workers, told)
     order = list(dict.fromkeys(r.recipe for r in summary))
     runs.sort(key=lambda run: (order.index(run.recipe), run.seed))
-    rows = differences(summary, runs)
+    rows = differences(accuracies(summary, head.eps, head.seeds), by_regime(runs))
     options.results.mkdir(parents=True, exist_ok=True)
     write(options.results / "accuracies.jsonl", rows)
     call = f"python runs/precision.py {options.fp32} OUT {options.results}"
