@@ -1,13 +1,14 @@
 """What a process of our own asks of the C library and of PyTorch."""
 
 import ctypes
+import os
 import subprocess
 import sys
 
 import pytest
 
 from sparring.environment import changes, environment
-from sparring.process import keep_freed_memory, wants_onednn
+from sparring.process import give_back_freed_memory, keep_few_kernels, keep_freed_memory, wants_onednn
 
 STEPS = """
 import ctypes, resource
@@ -39,9 +40,44 @@ def test_what_a_step_frees_is_not_faulted_in_again() -> None:
     assert 10 * faults("keep_freed_memory()") < faults("")
 
 
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library has no malloc_trim")
+def test_what_was_kept_can_be_given_back() -> None:
+    code = """
+import ctypes
+from sparring.process import give_back_freed_memory, keep_freed_memory
+
+keep_freed_memory()
+library = ctypes.CDLL(None)
+library.malloc.restype, library.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+blocks = [library.malloc(16 * 2**20) for _ in range(8)]
+for block in blocks:
+    ctypes.memset(block, 1, 16 * 2**20)
+for block in blocks:
+    library.free(block)
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS"))
+kept = resident()
+give_back_freed_memory()
+print(kept - resident())
+"""
+    given = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert int(given) > 100 * 1024  # KiB, of 128 MiB
+
+
 def test_other_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     keep_freed_memory()
+    give_back_freed_memory()
+
+
+def test_few_kernels_are_kept_unless_the_user_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(name, "7")
+    keep_few_kernels()
+    assert os.environ[name] == "7"
+    monkeypatch.delenv(name)
+    keep_few_kernels()
+    assert os.environ[name] == "64"
 
 
 @pytest.mark.parametrize(

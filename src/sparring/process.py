@@ -1,6 +1,7 @@
 """How a process of our own is set up: what it asks of the C library, and of PyTorch. Importing sparring sets nothing."""
 
 import ctypes
+import os
 from typing import Any
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h of glibc
@@ -21,6 +22,24 @@ def keep_freed_memory() -> None:
     mallopt(M_MMAP_THRESHOLD, LARGE)
     mallopt(M_TRIM_THRESHOLD, MOST)
     mallopt(M_TOP_PAD, PADDING)
+
+
+def give_back_freed_memory() -> None:
+    """Give the system back what was freed and kept, between two tasks that need blocks of other sizes; only with glibc."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return
+    trim(0)
+
+
+def keep_few_kernels() -> None:
+    """Let oneDNN keep 64 compiled kernels, with their buffers, and not 1,024; call it before the first product.
+
+    A training needs a dozen. An attack that goes on with what is not broken yet has a new batch size at every step, and a kernel
+    for each. A capacity that the user has set stays.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 def on_one_thread() -> None:

@@ -25,7 +25,7 @@ from sparring.errors import (
     NotFinite,
     nearest,
 )
-from sparring.process import keep_freed_memory
+from sparring.process import keep_few_kernels, keep_freed_memory
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {  # in the order of the usage, which shows each one's docstring
     "demo": demo,
@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code; see docs/evaluation.md for the codes."""
     words = list(sys.argv[1:] if argv is None else argv)
     keep_freed_memory()
+    keep_few_kernels()
     try:
         code = _dispatch(words)
         sys.stdout.flush()

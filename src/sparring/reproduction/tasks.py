@@ -23,7 +23,7 @@ from sparring.evaluation.transfer import transfer
 from sparring.experiment import Trained, load, load_data
 from sparring.measure import measure_run, readings
 from sparring.models import stack
-from sparring.process import on_one_thread
+from sparring.process import give_back_freed_memory, on_one_thread
 from sparring.records import (
     RunPaths,
     RunRecord,
@@ -47,6 +47,7 @@ def work(task: Task, plan: Plan) -> float:
     on_one_thread()
     started = time.monotonic()
     did = _DO[task.kind](task, plan)
+    give_back_freed_memory()
     return time.monotonic() - started if did else 0.0
 
 

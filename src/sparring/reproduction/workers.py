@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 
 from sparring.errors import Interrupted
-from sparring.process import keep_freed_memory, use_faster_products
+from sparring.process import keep_few_kernels, keep_freed_memory, use_faster_products
 from sparring.reproduction.plan import Plan, Task
 from sparring.reproduction.signals import listen, obey, received
 from sparring.reproduction.tasks import settled, work
@@ -126,4 +126,5 @@ def _begin() -> None:
     """How a worker starts."""
     obey()
     keep_freed_memory()
+    keep_few_kernels()
     use_faster_products()
