@@ -127,9 +127,9 @@ def test_a_stack_takes_every_game_to_where_fit_takes_it_alone(defender: str, adv
     makes = DEFENDERS[defender], ADVERSARIES[adversary]
     games, alone = new_games(*makes), new_games(*makes)
     before = [copy.deepcopy(game.defender) for game in games]
-    assert fit_together(games, train, epochs=2, batch_size=50, every=1, stacked=True) == games
+    assert fit_together(games, train, epochs=2, batch_size=50, rate="every", every=1, stacked=True) == games
     for game in alone:
-        game.fit(train, epochs=2, batch_size=50, every=1)
+        game.fit(train, epochs=2, batch_size=50, rate="every", every=1)
     assert_same(games, alone, 1e-4)
     x = train.floats()
     for game, other, first in zip(games, alone, before, strict=True):

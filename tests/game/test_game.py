@@ -110,6 +110,29 @@ def test_a_second_fit_goes_on_with_both_players() -> None:
     assert not torch.equal(before[0], next(adversary.parameters()))
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [0.1, 0.075, 0.025]),  # half a cosine: cos 60 deg is 1/2, the end is 0
+        ({"every": 2}, [0.1, 0.05, 0.0]),
+        ({"rate": "every"}, [0.1, 0.1, 0.1]),
+        ({"rate": "every", "every": 1}, [0.1, 0.05, 0.025]),
+        ({"rate": "constant"}, [0.1, 0.1, 0.1]),
+    ],
+)
+def test_the_rate_falls_as_asked_by_default_to_zero(settings: dict[str, Any], expected: list[float]) -> None:
+    train, seen = small(sparring.data.load("digits")[0]), list[float]()
+    game = sparring.Game(sparring.models.mlp(train.shape, [16, 10]))
+    game.fit(train, epochs=3, on_epoch=lambda epoch, progress: seen.append(epoch.rates["defender"]), **settings)
+    assert seen == pytest.approx(expected)
+
+
+def test_a_rate_that_would_fall_over_no_epoch_is_refused() -> None:
+    train = small(sparring.data.load("digits")[0])
+    with pytest.raises(InputError, match="every must be a number of epochs, at least 1; got 0"):
+        sparring.Game(sparring.models.mlp(train.shape, [16, 10])).fit(train, epochs=1, every=0)
+
+
 def test_an_adversary_of_ones_own_is_used() -> None:
     train = small(sparring.data.load("digits")[0])
     network = sparring.models.mlp(train.shape, [12, 64])

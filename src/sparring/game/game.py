@@ -126,13 +126,16 @@ class Game:
         *,
         epochs: int = 20,
         batch_size: int = 128,
-        rate: Rate = "every",
-        every: int = 10,
+        rate: Rate = "cosine",
+        every: int | None = None,
         on_epoch: Callable[[Epoch, Progress], None] = lambda epoch, progress: None,
     ) -> "Game":
-        """Play for so many epochs on a Data, a Dataset, a DataLoader or (x, y) arrays; the rate follows `rate` and `every`.
+        """Play for so many epochs on a Data, a Dataset, a DataLoader or (x, y) arrays.
 
-        Raises InputError for unusable data, Diverged where a loss or gradient is not finite (the step is not taken).
+        `rate` says what becomes of `lr`: "cosine", it falls to 0 over `every` epochs (None: over all of them); "every", it is
+        halved after each `every` (None: 10); "rise", it is halved after an epoch in which the player's loss rose; "constant".
+
+        Raises InputError for unusable data or settings, Diverged where a loss or gradient is not finite (the step is not taken).
         """
         data = as_data(train_on).to(self.device)
         match = _Match([self], data, stacked=False)
@@ -173,8 +176,8 @@ def fit_together(
     *,
     epochs: int = 20,
     batch_size: int = 128,
-    rate: Rate = "every",
-    every: int = 10,
+    rate: Rate = "cosine",
+    every: int | None = None,
     stacked: bool | None = None,
     notice: Callable[[str], None] | None = None,
     on_epoch: Callable[[Game, Epoch], None] = lambda game, epoch: None,
@@ -220,11 +223,20 @@ class _Match:
             self.adversary, self.defender = stack_any(self.adversaries, probe), stack(self.defenders, probe)
 
     def play(
-        self, epochs: int, batch_size: int, rate: Rate, every: int, on_epoch: Callable[[Game, Epoch, Progress], None]
+        self,
+        epochs: int,
+        batch_size: int,
+        rate: Rate,
+        every: int | None,
+        on_epoch: Callable[[Game, Epoch, Progress], None],
     ) -> dict[Game, str]:
         """Train to the end; which games diverged, and where. The others' networks are then in evaluation mode."""
         game, going = self.games[0], list(range(len(self.games)))
         gone: dict[Game, str] = {}
+        if every is None:
+            every = epochs if rate == "cosine" else 10
+        if every < 1:
+            raise InputError(f"every must be a number of epochs, at least 1; got {every}")
         learning: dict[str, Any] = {"lr": game.lr, "rate": rate, "every": every}
         learning["n_copies"] = len(going) if self.stacked else None
         defender = player("defender", self.defender, maximize=False, **learning)
