@@ -1,6 +1,7 @@
 """Which rate a `Game` should have by default: several networks, radii and schedules, on training images held out.
 
-    python runs/schedules.py OUT results/beyond-mnist [--networks perceptron ...] [--settings one ...] [--seeds 3]
+    python runs/schedules.py OUT results/beyond-mnist [--networks perceptron ...] [--settings one ...] [--schedules cosine ...]
+                             [--rates 0.1 ...] [--seeds 1]
 
 Each variant is `Game(network, ...).fit(train, epochs=20)`, all else at its default, on the first 55,000 training images;
 clean accuracy and what Auto-PGD leaves (on cross-entropy, and on the margin for three targets) are of 2,000 of the other 5,000.
@@ -41,8 +42,13 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "cosine": {"rate": "cosine", "every": EPOCHS},
 }
 RATES = (0.03, 0.1, 0.3)
-SETTINGS: dict[str, dict[str, float]] = {"one": {"eps": 0.1}, "drawn": {"eps": 0.3, "eps_low": 0.01}}
-JUDGED_AT = {"one": (0.1,), "drawn": (0.1, 0.2, 0.3)}
+SETTINGS: dict[str, dict[str, float]] = {
+    "one": {"eps": 0.1},
+    "one, none clean": {"eps": 0.1, "clean_share": 0.0},
+    "drawn": {"eps": 0.3, "eps_low": 0.01},
+    "drawn, none clean": {"eps": 0.3, "eps_low": 0.01, "clean_share": 0.0},
+}
+JUDGED_AT = {name: (0.1,) if settings["eps"] == 0.1 else (0.1, 0.2, 0.3) for name, settings in SETTINGS.items()}
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,9 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--schedules", nargs="+", choices=list(SCHEDULES), default=list(SCHEDULES))
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--examples", type=int, default=2000)
     options = parser.parse_args()
     on_one_thread()
@@ -159,9 +167,11 @@ def main() -> None:
     for network in options.networks:
         for setting in options.settings:
             for seed in range(options.seeds):
-                for schedule in SCHEDULES:
-                    for lr in RATES:
-                        file = options.out / f"{network}-{setting}-{schedule}-{lr:g}-{seed}.jsonl".replace(" ", "-")
+                for schedule in options.schedules:
+                    for lr in options.rates:
+                        file = options.out / f"{network}-{setting}-{schedule}-{lr:g}-{seed}.jsonl".replace(
+                            ", ", "-"
+                        ).replace(" ", "-")
                         if file.is_file():
                             continue
                         write(file, measured(network, setting, schedule, lr, seed, data))
