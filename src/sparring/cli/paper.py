@@ -42,7 +42,7 @@ class Reproduce(terminal.Common):
     precision: Literal["fp32", "bf16"] = "fp32"
     """of the trainings' matrix products; every evaluation is in fp32"""
     max_epochs: int | None = None
-    """a cap on every training"""
+    """a cap on every training; games that end early have not converged"""
     batch_size: int | None = None
     """of every training, instead of each recipe's own (reading d of the paper)"""
     report: bool = True
