@@ -1,7 +1,7 @@
 """A reproduction under other readings of the paper beside the first one: accuracies paired by seed, verdicts side by side.
 
     sparring reproduce --data mnist --seeds 10 --batch-size 512 --precision bf16 --max-epochs 40 --out OUT
-    python runs/readings.py results/paper-mnist OUT results/paper-mnist-two-cores
+    python runs/readings.py results/paper-mnist OUT results/paper-mnist-512
 
 Accuracies are those of the summaries: clean, under FGSM and PGD-40 at the training's eps, against the game's own adversary and
 against all fresh ones, in evaluation mode. A seed has the same initial weights on both sides. Student's t over seeds, corrected

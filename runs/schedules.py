@@ -169,9 +169,8 @@ def main() -> None:
             for seed in range(options.seeds):
                 for schedule in options.schedules:
                     for lr in options.rates:
-                        file = options.out / f"{network}-{setting}-{schedule}-{lr:g}-{seed}.jsonl".replace(
-                            ", ", "-"
-                        ).replace(" ", "-")
+                        name = f"{network} {setting} {schedule} {lr:g} {seed}".replace(",", "").replace(" ", "-")
+                        file = options.out / f"{name}.jsonl"
                         if file.is_file():
                             continue
                         write(file, measured(network, setting, schedule, lr, seed, data))
