@@ -82,6 +82,23 @@ def test_the_detached_variant_has_no_gradient_through_its_divisor(generator: tor
     assert not torch.allclose(through, expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_scaled_bound_has_the_gradient_of_its_formula(transposed: bool, generator: torch.Generator) -> None:
+    z = torch.randn(2, 5, 7, generator=generator, dtype=torch.float64)
+    z[0, 1] = 0.5  # no perturbation, no gradient
+    z[0, 2] = torch.tensor([3.0, -3.0, 1.0, -1.0, 0.0, 2.0, -2.0])  # two ends: half of the divisor's gradient each
+    z = (z.mT.contiguous().mT if transposed else z).requires_grad_()
+    cotangent = torch.randn(2, 5, 7, generator=generator, dtype=torch.float64)
+    centred = z - z.mean(-1, keepdim=True)
+    by_hand = centred / centred.abs().amax(-1, keepdim=True).clamp(min=1e-12)
+    (expected,) = torch.autograd.grad((by_hand * cotangent).sum(), z)
+    (found,) = torch.autograd.grad((scaled_bound(z) * cotangent).sum(), z)
+    flat = torch.zeros(2, 5, dtype=torch.bool)
+    flat[0, 1] = True
+    assert torch.equal(found[flat], torch.zeros(1, 7))
+    torch.testing.assert_close(found[~flat], expected[~flat], atol=1e-12, rtol=1e-9)
+
+
 @pytest.mark.parametrize("name", sorted(BOUNDS))
 def test_an_adversary_answers_in_the_shape_of_its_input(name: str, generator: torch.Generator) -> None:
     adversary = Adversary(mlp((1, 3, 4), [8, 12], generator=generator), name)

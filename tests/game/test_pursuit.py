@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from sparring.adversaries import RecurrentAdversary, stack_recurrent
 from sparring.game import Metrics, player
+from sparring.game.moves import SAMPLED
 from sparring.game.radii import Radii
-from sparring.game.unrolled import SAMPLED, pursuit
+from sparring.game.unrolled import pursuit
 from sparring.game.warm import WarmStart
 from sparring.losses import cross_entropy, margin
 from sparring.models import copy_to, mlp, stack

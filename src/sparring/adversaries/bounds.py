@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Bound = Callable[[Tensor], Tensor]
 ScaledVariant = Literal["image", "minmax", "batch", "detached"]
@@ -23,6 +24,9 @@ def scaled_bound(z: Tensor, variant: ScaledVariant = "image") -> Tensor:
     magnitude. "minmax": each image's smallest value to -1, its largest to 1. "batch": mean and largest magnitude
     over the whole batch of a copy. "detached": as "image", with no gradient through the divisor.
     """
+    if variant == "image":
+        image: Tensor = _OverLargest.apply(z)[0]  # type: ignore[no-untyped-call]
+        return image
     if variant == "minmax":
         low, high = z.amin(-1, keepdim=True), z.amax(-1, keepdim=True)
         return _over(2 * z - (low + high), high - low)
@@ -39,6 +43,37 @@ BOUNDS: dict[str, Bound] = {
     "scaled-batch": partial(scaled_bound, variant="batch"),
     "scaled-detached": partial(scaled_bound, variant="detached"),
 }
+
+
+class _OverLargest(torch.autograd.Function):
+    """Each image's values less their mean, over the largest magnitude of these, in few passes over the pixels.
+
+    Written out, the same takes some twenty there and back, a quarter of a scaled game's step.
+    """
+
+    @staticmethod
+    def forward(z: Tensor) -> tuple[Tensor, Tensor]:
+        centred = z - z.mean(-1, keepdim=True)
+        largest = torch.maximum(centred.amax(-1, keepdim=True), -centred.amin(-1, keepdim=True))
+        divisor = torch.where(largest > torch.finfo(z.dtype).tiny, largest, torch.inf)
+        return centred.div_(divisor), divisor
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> Tensor:
+        out, divisor = ctx.saved_tensors
+        ends = out.trunc()  # 1 or -1 where the magnitude is the largest, else 0
+        product = grad * out
+        along = product.sum(-1, keepdim=True)
+        n_ends = torch.mul(ends, out, out=product).sum(-1, keepdim=True).clamp(min=1)
+        through: Tensor = ends.mul_(-along / n_ends).add_(grad).div_(divisor)
+        through -= through.mean(-1, keepdim=True)
+        return through
 
 
 def _over(numerator: Tensor, divisor: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparring import modes
@@ -122,14 +123,16 @@ def perturb(
 ) -> Tensor:
     """x + eps * A(x) in A's present mode, clipped to the pixel range (ambiguity s).
 
-    "plain": a clipped pixel passes no gradient. "straight_through": clipped forwards, not backwards. "none": not clipped,
-    so outside the threat model; for training only. `y` and `gradient` are what `shown_to` gives.
+    "plain": a pixel at an end of the range passes no gradient. "straight_through": clipped forwards, not backwards. "none":
+    not clipped, so outside the threat model; for training only. `y` and `gradient` are what `shown_to` gives.
     """
-    free = x + threat.radius(x) * answer(adversary, x, y, gradient)
+    radius, d = threat.radius(x), answer(adversary, x, y, gradient)
+    free = x + radius * d if isinstance(radius, Tensor) else torch.add(x, d, alpha=radius)
     if clip == "none":
         return free
-    clipped = free.clamp(threat.low, threat.high)
-    return free + (clipped - free).detach() if clip == "straight_through" else clipped
+    if clip == "straight_through":
+        return free + (free.clamp(threat.low, threat.high) - free).detach()
+    return F.hardtanh(free, threat.low, threat.high)  # clamp, but for its gradient: one pass, not four
 
 
 def answer(adversary: Adversary, x: Tensor, y: Tensor | None = None, gradient: Tensor | None = None) -> Tensor:

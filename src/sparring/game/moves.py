@@ -155,7 +155,8 @@ class Batch:
         else:
             self.n_clean = round(clean_share * n)
             self.n_game = n - self.n_clean
-            self.x_clean, self.x_game = x.split((self.n_clean, self.n_game), self.dim)
+            self.x_clean, x_game = x.split((self.n_clean, self.n_game), self.dim)
+            self.x_game = x_game.contiguous()  # of a stack: once, instead of in every product
             self.y_game, self.y = y.narrow(self.dim, self.n_clean, self.n_game), y
 
     def joined(self, x_adv: Tensor) -> Tensor:
@@ -201,11 +202,15 @@ def accuracy(logits: Tensor, y: Tensor) -> Tensor:
     return _right(logits, y).mean(-1)
 
 
+SAMPLED = 8
+
+
 def at_the_edge(x_adv: Tensor, threat: ThreatModel) -> Tensor:
     """The share of perturbed pixels at an end of the pixel range, in each copy: nearly all were clipped there.
 
-    Inside, the distances to either end have a positive product: plain arithmetic, which is faster than comparing.
+    Of one example in SAMPLED: over all it would take a twentieth of a step. Inside, the distances to either end have a positive
+    product: plain arithmetic, which is faster than comparing.
     """
-    flat = threat.flat(x_adv.detach())
+    flat = threat.flat(x_adv.detach())[..., ::SAMPLED, :]
     inside = (flat - threat.low).mul_(threat.high - flat).relu_().sign_()
     return 1 - inside.mean((-2, -1))

@@ -18,9 +18,6 @@ from sparring.losses import Loss, cross_entropy, log_odds, objective
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
 
-# for the share of clipped pixels one example in so many is looked at: over all it takes a twentieth of a step
-SAMPLED = 8
-
 
 def pursuit(
     defender: Player,
@@ -71,8 +68,7 @@ def pursuit(
         defender.step(objective(losses))
         game = logits.detach().narrow(batch.dim, batch.n_clean, batch.n_game)
         found = adversary_loss(game, batch.y_game).mean(-1)  # with the statistics of the defender's batch
-        some = x_adv[(slice(None),) * batch.dim + (slice(None, None, SAMPLED),)]
-        return {"adversary_loss": found, **batch.metrics(logits, losses), "clipped": at_the_edge(some, threat)}
+        return {"adversary_loss": found, **batch.metrics(logits, losses), "clipped": at_the_edge(x_adv, threat)}
 
     return move
 
