@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 import torch
@@ -15,12 +16,13 @@ from torch import nn
 
 from sparring import data, locks
 from sparring.adversaries import Adversary, RecurrentAdversary, stack_any
+from sparring.adversaries.adversary import n_parameters
 from sparring.config import Run, Training, to_dict
 from sparring.copies import Copy, Notice, claim, clear, epoch_record, make_folder, standing_together
 from sparring.environment import environment
 from sparring.errors import Diverged, InputError, Interrupted
 from sparring.evaluation import memory
-from sparring.experiment import Streams, move_of, new_player
+from sparring.experiment import Streams, move_of, new_adversary, new_defender, new_player
 from sparring.game.checkpoint import (
     prune,
     restore_checkpoint,
@@ -34,7 +36,7 @@ from sparring.game.train import ADVICE, Epoch, Progress, Standing, train
 from sparring.game.unrolled import learns_at
 from sparring.game.warm import WarmStart
 from sparring.losses import LOSSES
-from sparring.models import copy_to, stack
+from sparring.models import copy_to, stack, stack_sizes
 from sparring.records import EpochRecord, RunPaths, RunRecord, append, read_json, restore
 from sparring.threat import ThreatModel
 
@@ -61,7 +63,7 @@ def train_runs(
     interrupted: Callable[[], int] = lambda: 0,
     restart: bool = False,
 ) -> list[RunRecord]:
-    """Train seeds of one regime to their ends, as one stack, or go on where an earlier call stopped.
+    """Train seeds of one regime to their ends, as one stack or a few, or go on where an earlier call stopped.
 
     The runs differ in their seeds only. A finished one is only read; one that diverges is recorded as such, and the others
     go on. `vanilla` gives each seed's trained vanilla model, which an initialised game's adversary first trains against.
@@ -75,25 +77,32 @@ def train_runs(
     with ExitStack() as held:
         for one in paths:
             held.enter_context(locks.held(one.lock))
-        for run, one in zip(runs, paths, strict=True):
-            if restart:
-                clear(one)
-            claim(run, one, train_on, device, len(runs), notice)
-        left = [
-            Copy(run, one, i, train_on)
-            for i, (run, one) in enumerate(zip(runs, paths, strict=True))
-            if not one.done.is_file()
-        ]
-        if left and left[0].run.alone is not None and vanilla is None:
+        parts = _in_stacks(runs, train_on, device)
+        for part in parts:
+            for number in part:
+                if restart:
+                    clear(paths[number])
+                claim(runs[number], paths[number], train_on, device, len(part), notice)
+        left = [[Copy(runs[i], paths[i], i, train_on) for i in part if not paths[i].done.is_file()] for part in parts]
+        if any(left) and runs[0].alone is not None and vanilla is None:
             raise InputError(
-                f"{left[0].run.recipe} needs the trained vanilla model of the same seed: train `vanilla` first"
+                f"{runs[0].recipe} needs the trained vanilla model of the same seed: train `vanilla` first"
             )
         on = train_on.to(device)
-        for group in standing_together(left, notice):
-            models = [vanilla[copy.number] for copy in group] if vanilla else None
-            session = _Session(group, on, device, len(runs) > 1, notice, on_epoch, interrupted)
-            session.play(models)
+        for part, copies in zip(parts, left, strict=True):
+            for group in standing_together(copies, notice):
+                models = [vanilla[copy.number] for copy in group] if vanilla else None
+                _Session(group, on, device, len(part) > 1, notice, on_epoch, interrupted).play(models)
         return [restore(RunRecord, read_json(one.done)) for one in paths]
+
+
+def _in_stacks(runs: Sequence[Run], train_on: data.Data, device: torch.device) -> list[range]:
+    """Which of the runs train as one stack: as many at once as train fastest."""
+    parameters = n_parameters(new_defender(runs[0], train_on.shape, train_on.n_classes))
+    if runs[0].learner:
+        parameters += n_parameters(new_adversary(runs[0], train_on.shape))
+    ends = list(accumulate(stack_sizes(len(runs), parameters, device)))
+    return [range(start, end) for start, end in pairwise([0, *ends])]
 
 
 class _Session:

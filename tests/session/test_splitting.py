@@ -8,10 +8,12 @@ import pytest
 
 pytest.importorskip("torch")
 
-from stacked_runs import SEEDS, SELDOM, alike, alone, folder, play, seeds_of
+import torch
+from stacked_runs import SEEDS, SELDOM, alike, alone, folder, play, seeds_of, weights
 
 from small_runs import ALONE, MAIN, STEPS, after, log, small
 from sparring.errors import Interrupted
+from sparring.models import stack_sizes
 from sparring.reproduction.reproduce import stacks_of
 
 FOUR = (0, 1, 2, 3)
@@ -74,6 +76,40 @@ def test_adversaries_that_are_done_alone_wait_for_the_others(tmp_path: Path) -> 
     assert [len(log(tmp_path / "apart" / f"seed{seed}")) for seed in SEEDS] == [ALONE + MAIN] * 3
     for seed in SEEDS:
         alike(folder(tmp_path / "apart", seed), folder(tmp_path / "whole", seed), 0.02)
+
+
+def test_large_networks_train_a_few_at_a_time_and_come_to_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = small("gan_tanh", **SELDOM)
+    play(seeds_of(run, FOUR), tmp_path / "whole")
+    monkeypatch.setitem(stack_sizes.__globals__, "LARGE", 1)
+    play(seeds_of(run, FOUR), tmp_path / "parts")
+    for seed in FOUR:
+        alike(folder(tmp_path / "parts", seed), folder(tmp_path / "whole", seed), 0.02)
+    with pytest.raises(Interrupted):  # in the second pair, before its first checkpoint
+        play(seeds_of(run, FOUR), tmp_path / "again", interrupted=after(MAIN * STEPS + 7))
+    assert [folder(tmp_path / "again", seed).done.is_file() for seed in FOUR] == [True, True, False, False]
+    notices: list[str] = []
+    play(seeds_of(run, FOUR), tmp_path / "again", notice=notices.append)
+    assert notices == ["going on from checkpoint-000000007.safetensors of 2 seeds: epoch 2, step 3"]
+    for seed in FOUR:
+        assert same_weights(tmp_path / "again", tmp_path / "parts", seed)
+
+
+def same_weights(one: Path, other: Path, seed: int) -> bool:
+    mine, its = (weights(folder(out, seed)) for out in (one, other))
+    return all(torch.equal(tensor, its[name]) for name, tensor in mine.items())
+
+
+def test_stacks_are_large_on_a_gpu_and_where_networks_are_small() -> None:
+    cpu = torch.device("cpu")
+    assert stack_sizes(10, 110_000, cpu) == [10] and stack_sizes(10, 1_180_000, torch.device("cuda")) == [10]
+    assert stack_sizes(10, 1_180_000, cpu) == [2] * 5 and stack_sizes(5, 1_180_000, cpu) == [3, 2]
+    assert stack_sizes(11, 800_000, cpu) == [4, 4, 3] and stack_sizes(1, 10**9, cpu) == [1]
+    for n in range(1, 30):  # once the first is done, the rest are split as before
+        sizes = stack_sizes(n, 800_000, cpu)
+        assert sum(sizes) == n and sizes[1:] == (stack_sizes(n - sizes[0], 800_000, cpu) if n > sizes[0] else [])
 
 
 def test_seeds_are_spread_over_workers_on_a_processor_and_stay_together_on_a_gpu() -> None:

@@ -3,7 +3,7 @@
 from sparring.models.functional import FunctionalStack, check_stackable
 from sparring.models.mlp import MLP, mlp
 from sparring.models.normalize import Normalize
-from sparring.models.stack import Shared, StackedMLP, check_single, copy_to, keep_copies, stack
+from sparring.models.stack import Shared, StackedMLP, check_single, copy_to, keep_copies, stack, stack_sizes
 
 __all__ = [
     "MLP",
@@ -17,4 +17,5 @@ __all__ = [
     "keep_copies",
     "mlp",
     "stack",
+    "stack_sizes",
 ]

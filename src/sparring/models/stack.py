@@ -38,7 +38,7 @@ class StackedMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = (x.flatten(-len(self.shape)) if len(self.shape) > 1 else x).mT  # (S, D, B) from here on
         for linear, norm in zip(self.linears, self.norms, strict=False):
-            h = F.leaky_relu(norm(linear(h)), self.slope)
+            h = norm(linear(h), self.slope)
         logits: Tensor = self.linears[-1](h).mT
         return logits
 
@@ -63,6 +63,21 @@ def stack(networks: Sequence[nn.Module], probe: Tensor | None = None) -> nn.Modu
     if networks and all(_is_plain(network) for network in networks):
         return StackedMLP(networks)  # type: ignore[arg-type]
     return FunctionalStack(networks, probe)
+
+
+LARGE = 2_500_000  # parameters of a stack that a processor's caches still serve well
+
+
+def stack_sizes(n: int, parameters: int, device: torch.device) -> list[int]:
+    """In stacks of how many n copies of so many parameters each train fastest: all in one, but where large on a processor.
+
+    A step passes over all of a stack's weights, gradients and momenta many times. Two copies of the paper's adversary take a
+    tenth to a fifth less time each than ten do (docs/performance.md); one alone pays every call's overhead by itself.
+    """
+    if device.type != "cpu":
+        return [n]
+    parts = max(1, n // max(2, LARGE // parameters))
+    return [n // parts + (part < n % parts) for part in range(parts)]
 
 
 def check_single(model: nn.Module, what: str) -> None:
@@ -138,7 +153,7 @@ class _Product(torch.autograd.Function):
 
 
 class _StackedBatchNorm(nn.Module):
-    """Batch norm over B within each copy: statistics of shape (S, C), for features (S, C, B)."""
+    """Batch norm over B within each copy, and leaky ReLU: statistics of shape (S, C), for features (S, C, B)."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -152,7 +167,7 @@ class _StackedBatchNorm(nn.Module):
         for name in ("running_mean", "running_var", "num_batches_tracked"):
             self.register_buffer(name, torch.stack([getattr(norm, name) for norm in norms]))
 
-    def forward(self, h: Tensor) -> Tensor:
+    def forward(self, h: Tensor, slope: float) -> Tensor:
         if self.training:
             self.num_batches_tracked.add_(1)
         normalised = F.batch_norm(
@@ -165,7 +180,7 @@ class _StackedBatchNorm(nn.Module):
             self.momentum,
             self.eps,
         )
-        return normalised.view(h.shape)
+        return F.leaky_relu(normalised, slope, inplace=slope >= 0).view(h.shape)  # of a view it would be a copy
 
 
 def _is_plain(network: nn.Module) -> bool:
