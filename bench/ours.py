@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from sparring.config import Training
 from sparring.data import Data
 from sparring.game import Player, against, alternating, duel, player, train
 from sparring.game.moves import Move, in_precision
-from sparring.models import mlp, stack
+from sparring.models import mlp, stack, stack_sizes
 from sparring.precision import fast_precision
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
@@ -42,15 +42,20 @@ def random_data(n_examples: int) -> Data:
     return Data(images, torch.randint(0, 10, (n_examples,), generator=generator), 10, "random")
 
 
-def epoch_of(regime: str, data: Data, seeds: list[int], batch: int = 128, width: int = 1) -> Callable[[], None]:
-    """One epoch of this regime, in bf16 where its name ends so, for a stack of these seeds."""
+def epoch_of(
+    regime: str, data: Data, seeds: list[int], batch: int = 128, width: int = 1, *, split: bool = False
+) -> Callable[[], None]:
+    """One epoch of this regime, in bf16 where its name ends so, for these seeds as one stack, or `split` as `train_runs` does."""
     name, _, precision = regime.partition(", ")
-    players, move, stream = _game(name, seeds, width)
-    move = in_precision(move, "bf16" if precision else "fp32")
+    ends = list(accumulate(stack_sizes(len(seeds), parameters(name, width), torch.device("cpu"))))
+    parts = [seeds[start:end] for start, end in pairwise([0, *ends])] if split else [seeds]
+    games = [_game(name, part, width) for part in parts]
     settings = Training(max_epochs=1, batch_size=batch)
 
     def epoch() -> None:
-        train(move, data, players, settings, seed=seeds, streams=[stream])
+        for part, (players, move, stream) in zip(parts, games, strict=True):
+            at = in_precision(move, "bf16" if precision else "fp32")
+            train(at, data, players, settings, seed=part, streams=[stream])
 
     return epoch
 
@@ -88,6 +93,13 @@ def needed(regime: str, batch: int = 128, width: int = 1) -> float:
         return trains + half * 2 * d  # forward, and input gradients down to the pixels
     turn = half * (3 * a - products(adversary[:2]) + 2 * d)
     return trains + turn + half * a  # the adversary's turn, and its answer on the defender's
+
+
+def parameters(regime: str, width: int = 1) -> int:
+    """Weights and more that one seed of a regime trains."""
+    defender, adversary = layers(width)
+    sizes = [defender, adversary] if regime.startswith("game") else [defender]
+    return sum(sum(a * b + 3 * b for a, b in pairwise(one)) - 2 * one[-1] for one in sizes)
 
 
 def traffic(regime: str, width: int = 1) -> float:

@@ -12,7 +12,7 @@ bf16, for the game, and for every regime where the processor is good at it, besi
   plain         one seed, a PyTorch loop over a DataLoader of a TensorDataset, on all cores
   plain a core  as plain, but a process for each core on one thread, each with a seed of its own
   one stack     all seeds as one stack, in one process on all cores
-  workers       a process for each core on one thread, each with a stack of its share, as `sparring train --seeds 10 --workers 2`
+  workers       a process for each core on one thread, each with stacks of its share, as `sparring train --seeds 10 --workers 2`
   returning     the same, with the C library's own habit of giving freed memory back (sparring.process is what this costs)
   torchattacks, art   FGSM training by these libraries, one seed on all cores; skipped where they are not installed
 
@@ -51,8 +51,10 @@ def their_epoch(name: str, n_examples: int) -> plain.Epoch:
     return plain.epoch_of(name, ours.random_data(n_examples))
 
 
-def our_epoch(regime: str, n_examples: int, seeds: list[int], batch: int = 128, width: int = 1) -> plain.Epoch:
-    return ours.epoch_of(regime, ours.random_data(n_examples), seeds, batch, width)
+def our_epoch(
+    regime: str, n_examples: int, seeds: list[int], batch: int = 128, width: int = 1, split: bool = False
+) -> plain.Epoch:
+    return ours.epoch_of(regime, ours.random_data(n_examples), seeds, batch, width, split=split)
 
 
 def compared(n_examples: int, rounds: int, n_seeds: int, peers: list[str]) -> list[Row]:
@@ -78,7 +80,7 @@ def compared(n_examples: int, rounds: int, n_seeds: int, peers: list[str]) -> li
             whole = one.seconds(our_epoch, [(regime, n_examples, list(range(n_seeds)))])
             taken["one stack"].append(whole / steps / n_seeds)
             for way, group in (("workers", workers), ("returning", returning)):
-                parts = group.seconds(our_epoch, [(regime, n_examples, share) for share in shares])
+                parts = group.seconds(our_epoch, [(regime, n_examples, share, 128, 1, True) for share in shares])
                 taken[way].append(parts / steps / n_seeds)
         for group in groups:
             group.forget()
