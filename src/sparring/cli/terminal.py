@@ -21,7 +21,7 @@ class Common:
     out: Path = Path("out")
     """output folder"""
     seeds: tuple[int, ...] = (0,)
-    """how many (one number N: 0 to N - 1), or which (several); those of a worker train as one stack"""
+    """how many (one number N: 0 to N - 1), or which (several); those of a worker train as one stack or a few"""
     device: str = "cpu"
     """cpu, cuda, mps, or auto. Small networks are often fastest on the CPU"""
     workers: int = 0

@@ -93,7 +93,7 @@ COSTS: dict[str, tuple[float, float]] = {  # seconds of a seed on MNIST, and on 
 def plan_tasks(plan: Plan) -> list[Task]:
     """Every task in the order in which it should start: what others wait for, then the runs, longest first, then the rest.
 
-    All seeds of a regime are one training: they are one stack. Each is then measured by itself.
+    All seeds of a regime are one training, in one stack or a few. Each is then measured by itself.
     """
     tasks: list[Task] = []
     seeds, n = plan.seeds, len(plan.seeds)

@@ -92,7 +92,7 @@ def train_seeds(
 
 
 def stacks_of(seeds: Sequence[int], workers: int, device: str) -> list[tuple[int, ...]]:
-    """Which seeds train as one stack: a worker's share each; on a GPU all of them, which cost it little more than one."""
+    """Which seeds train in one process: a worker's share each; on a GPU all of them, which cost it little more than one."""
     n = 1 if device.startswith("cuda") else min(workers, len(seeds))
     return [tuple(seeds[i::n]) for i in range(n)]
 

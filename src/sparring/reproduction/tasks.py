@@ -110,7 +110,7 @@ def _train(task: Task, plan: Plan) -> bool:
 
 
 def _trained_runs(task: Task, plan: Plan, notice: Callable[[str], None] = lambda text: None) -> list[RunRecord]:
-    """All seeds trained as one stack; where an initialised game lacks its vanilla model, it has diverged with that."""
+    """All seeds trained together; where an initialised game lacks its vanilla model, it has diverged with that."""
     assert task.run is not None
     runs, needs_vanilla = task.runs, task.run.alone is not None
     if needs_vanilla:
