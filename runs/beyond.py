@@ -47,6 +47,7 @@ OTHERS = {  # what else lies in the folder, and the script that told it
     "radii.jsonl": "the game and PGD-7, each trained at one radius (`runs/radii.py`)",
     "schedules.jsonl": "which rate a `Game` should have by default, on training images held out (`runs/schedules.py`)",
     "laws.jsonl": "game, PGD-7 and FGSM under several laws of radii, on training images held out (`runs/laws.py`)",
+    "leads.jsonl": "other opponents and other things to minimise, on training images held out (`runs/leads.py`)",
     "x-only.jsonl": "the paper's game, whose adversary sees the input only, brought as far as it goes (`runs/x_only.py`)",
     "attack.jsonl": "the learned attack by itself (`runs/learned_attack.py`)",
     "autoattack.json": "the official AutoAttack on seed 0 (`bench/attack.py`)",

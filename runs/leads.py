@@ -1,16 +1,17 @@
 """What else was thought of: other opponents, other things that the defender minimises, on training images held out.
 
-    python runs/leads.py OUT results/beyond-mnist [--games recurrent blind] [--leads "weights averaged" ...] [--seeds 3]
+    python runs/leads.py OUT results/beyond-mnist [--games recurrent PGD-7 blind] [--leads "weights averaged" ...] [--seeds 3]
 
-Two games, and one thing changed in each at a time. *recurrent* is `gan_recurrent` (30 epochs, radii from 0.01 to 0.3), attacked
-at the radii of `runs/beyond.py` by Auto-PGD on cross-entropy and on the margin for three wrong classes. *blind* is the paper's
-tanh game as `runs/x_only.py` has brought it furthest ("log odds"; 30 epochs, every radius 0.1): its adversary sees the input
-only. It is judged at 0.1 by what it played against, by a fresh adversary that sees as much (six epochs), by FGSM, and by the
-worst case over what it played against, FGSM and Auto-PGD as above.
+Games, and one thing changed in each at a time. *recurrent* is `gan_recurrent` (30 epochs, radii from 0.01 to 0.3), attacked
+at the radii of `runs/beyond.py` by Auto-PGD on cross-entropy and on the margin for three wrong classes. *PGD-7* is its yardstick
+`pgd_drawn`, with what gained the game something. *blind* is the paper's tanh game as `runs/x_only.py` has brought it furthest
+("log odds"; 30 epochs, every radius 0.1): its adversary sees the input only. It is judged at 0.1 by what it played against, by a
+fresh adversary that sees as much (six epochs), by FGSM, and by the worst case over what it played against, FGSM and Auto-PGD as
+above.
 
 Trained on the first 55,000 training images, attacked on 2,000 of the other 5,000: the test images are not touched. Every lead is
-told, nothing is chosen here. Calls for other games or leads may run beside one another: each writes what it finds in OUT, and
-leads.jsonl is written from all of OUT.
+told, and what it gains over the game as it is, paired by seed; nothing is chosen here. Calls for other games or leads may run
+beside one another: each writes what it finds in OUT, and leads.jsonl is written from all of OUT.
 """
 
 import argparse
@@ -39,7 +40,7 @@ from sparring.config import Optimizer, Run
 from sparring.data import Data
 from sparring.evaluation import attacked, best_responses, worst_case
 from sparring.evaluation.statistics import mean_interval
-from sparring.experiment import Streams, load_data, new_adversary, new_defender, new_player
+from sparring.experiment import Streams, load_data, move_of, new_adversary, new_defender, new_player
 from sparring.game import Player, dynamics, train
 from sparring.game.moves import Batch, Metrics, Move, duel
 from sparring.game.radii import Radii
@@ -223,6 +224,24 @@ def recurrent(lead: str, seed: int, train_on: Data) -> Played:
     return Played((average.mean if changed.get("averaged") else network).eval())
 
 
+# ---------------------------------------------------------------- their yardstick
+
+PGD_7: dict[str, dict[str, Any]] = {"PGD-7": {}, "Softplus": {"smooth": True}}
+
+
+def yardstick(lead: str, seed: int, train_on: Data) -> Played:
+    """PGD-7 at the recurrent game's radii, with this changed."""
+    run = replace(recipes.pgd_drawn(), seed=seed)
+    network: MLP = new_defender(run, train_on.shape, train_on.n_classes)
+    if PGD_7[lead].get("smooth"):
+        network.__class__ = Smooth
+    defender = new_player("defender", network, run.defender.optimizer, maximize=False)
+    streams = Streams.of(seed)
+    move = move_of(run, defender, None, ThreatModel(run.eps, train_on.shape), streams)
+    train(move, train_on, [defender], run.training, seed=seed, streams=list(streams))
+    return Played(network.eval())
+
+
 # ---------------------------------------------------------------- the blind game
 
 
@@ -387,7 +406,8 @@ def blind(lead: str, seed: int, train_on: Data) -> Played:
 
 # ---------------------------------------------------------------- measuring
 
-LEADS = {"recurrent": RECURRENT, "blind": BLIND}
+LEADS = {"recurrent": RECURRENT, "PGD-7": PGD_7, "blind": BLIND}
+PLAY = {"recurrent": recurrent, "PGD-7": yardstick, "blind": blind}
 
 
 def suite(threat: ThreatModel, own: Sequence[nn.Module] = ()) -> list[tuple[str, Attack]]:
@@ -405,8 +425,8 @@ def measured(game: str, lead: str, seed: int, data: tuple[Data, Data]) -> list[L
     """Play one game and attack its defender."""
     train_on, held_out = data
     started = time.perf_counter()
-    played = (recurrent if game == "recurrent" else blind)(lead, seed, train_on)
-    seconds, n, grid = round(time.perf_counter() - started, 1), len(held_out), GRID if game == "recurrent" else (EPS,)
+    played = PLAY[game](lead, seed, train_on)
+    seconds, n, grid = round(time.perf_counter() - started, 1), len(held_out), (EPS,) if game == "blind" else GRID
     found = worst_case(played.defender, held_out, grid, partial(suite, own=played.own))
     right = {("clean", 0.0): found.accuracy(0), **{("worst case", eps): found.accuracy(eps) for eps in grid}}
     if played.own:
@@ -442,6 +462,25 @@ def told(records: Sequence[LeadRecord]) -> str:
     return "\n".join(lines)
 
 
+def differences(records: Sequence[LeadRecord]) -> str:
+    """What each lead gains over its game as it is, and the recurrent game over its yardstick; paired by seed, in points."""
+    values = {((r.game, r.lead), (r.by, r.eps), r.seed): 100 * r.correct / r.n for r in records}
+    pairs = [((game, lead), (game, next(iter(leads)))) for game, leads in LEADS.items() for lead in list(leads)[1:]]
+    pairs += [(("recurrent", lead), ("PGD-7", lead)) for lead in PGD_7 if lead in RECURRENT]
+    lines = []
+    for one, other in pairs:
+        cells = []
+        for cell in dict.fromkeys(cell for who, cell, _ in values if who == one):
+            seeds = [s for who, at, s in values if who == one and at == cell and (other, cell, s) in values]
+            if len(seeds) > 1:
+                mean, interval = mean_interval([values[one, cell, s] - values[other, cell, s] for s in seeds])
+                cells.append(f"{cell[0]} at {cell[1]:g} {mean:+.1f} [{interval.low:.1f}, {interval.high:.1f}]")
+                n = len(seeds)
+        if cells:
+            lines.append(f"{', '.join(one)} less {', '.join(other)}, {n} seeds: {'; '.join(cells)}")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -465,7 +504,7 @@ def main() -> None:
                 print(told(read(file, LeadRecord)), flush=True)
     records = [r for path in sorted(options.out.glob("*.jsonl")) for r in read(path, LeadRecord)]
     write(options.results / "leads.jsonl", records)
-    print(told(records))
+    print(told(records), differences(records), sep="\n\n")
 
 
 if __name__ == "__main__":
