@@ -97,7 +97,13 @@ def compared(n_examples: int, rounds: int, n_seeds: int, peers: list[str]) -> li
 def scaled(rounds: int) -> list[Row]:
     """A row for every regime and size, one size at a time away from 10 seeds, batch 128, width 1; on one thread."""
     regimes = [*ours.REGIMES, *(name for name in ours.in_bf16() if name == "game, bf16")]
-    sizes = [(n, 128, 1) for n in (1, 2, 5, 10, 20)] + [(10, 64, 1), (2, 512, 1), (10, 512, 1), (10, 128, 2), (10, 128, 4)]
+    sizes = [(n, 128, 1) for n in (1, 2, 5, 10, 20)] + [
+        (10, 64, 1),
+        (2, 512, 1),
+        (10, 512, 1),
+        (10, 128, 2),
+        (10, 128, 4),
+    ]
     group, rows = machine.Group(1, 1, keep_memory=True), []
     (copying,) = group.measured(ours.bandwidth)
     for regime in regimes:
