@@ -25,9 +25,8 @@ def test_a_script_starts_and_names_itself(
 ) -> None:
     monkeypatch.syspath_prepend(str(script.parent))
     monkeypatch.setattr(sys, "argv", [str(script), "--help"])
-    for name in {path.stem for path in script.parent.glob("*.py")} & set(
-        sys.modules
-    ):  # each folder has its own `precision`
+    names = {path.stem for path in script.parent.glob("*.py")}
+    for name in names & set(sys.modules):  # each folder has its own `precision`
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(script), run_name="__main__")

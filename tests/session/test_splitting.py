@@ -99,7 +99,7 @@ def test_large_networks_train_a_few_at_a_time_and_come_to_the_same(
 
 def same_weights(one: Path, other: Path, seed: int) -> bool:
     mine, its = (weights(folder(out, seed)) for out in (one, other))
-    return all(torch.equal(tensor, its[name]) for name, tensor in mine.items())
+    return bool(mine) and mine.keys() == its.keys() and all(torch.equal(mine[name], its[name]) for name in mine)
 
 
 def test_stacks_are_large_on_a_gpu_and_where_networks_are_small() -> None:
