@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from sparring.adversaries import Adversary
@@ -206,3 +208,16 @@ def test_what_black_boxes_add_stands_in_numbers(plain: nn.Module) -> None:
     assert 0 <= numbers["beyond_all_gradient_attacks"] <= numbers["beyond_white_box"]
     alone = made("S6", plain, level=replace(FEW, headline=False)).numbers
     assert alone["beyond_all_gradient_attacks"] is None
+
+
+@pytest.mark.parametrize(
+    ("n", "broken", "status"),
+    [(50, 1, "PASS"), (50, 2, "FAIL"), (300, 1, "PASS"), (300, 4, "FAIL"), (1000, 2, "PASS"), (1000, 3, "WARN")],
+)
+def test_one_image_that_only_a_black_box_breaks_is_chance(plain: nn.Module, n: int, broken: int, status: str) -> None:
+    e = evidence(plain)
+    stands, share = torch.ones(n), torch.arange(n) >= broken
+    e.n, e.insisted, e.white_worst = n, stands, stands
+    e.black_box = [SimpleNamespace(name="Square", share=share.float())]  # type: ignore[list-item]
+    check = CHECKS["S6"](e)
+    assert check.status == status and check.numbers["by"] == {"Square": broken}

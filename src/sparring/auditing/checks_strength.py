@@ -109,16 +109,16 @@ def s6(e: Evidence) -> Check:
     beyond = int((e.white_worst - lowest >= 0.5).sum()) if e.level.headline else None
     beside = "" if beyond is None else f", {beyond} beside all gradient attacks"
     by = {run.name: int((e.insisted - run.share >= 0.5).sum()) for run in runs}
-    passing, warning = e.images("S6", "pass"), e.images("S6", "warn")
-    every = [graded(alone, passing, warning)]
+    passing, beside_all = (max(1, e.images("S6", name)) for name in ("pass", "all_pass"))  # a single image is chance
+    every = [graded(alone, passing, e.images("S6", "warn"))]
     if beyond is not None:
-        every.append(graded(beyond, e.images("S6", "all_pass"), e.images("S6", "all_warn")))
+        every.append(graded(beyond, beside_all, e.images("S6", "all_warn")))
     status = max(every, key=("PASS", "WARN", "FAIL").index)
     evidence = ", ".join(f"{name}: {n}" for name, n in by.items() if n) or "none of " + ", ".join(by)
     value = f"{alone} images ({percent(alone, e.n)}) broken only without the gradient{beside}"
     advice = "the gradient misleads: " + STRONGER if status != "PASS" else ""
     numbers = {"by": by, "beyond_white_box": alone, "beyond_all_gradient_attacks": beyond}
-    threshold = f"<= {passing} images, beside all <= {e.images('S6', 'all_pass')}"
+    threshold = f"<= {passing} images, beside all <= {beside_all}"
     return Check("S6", status, value, threshold, evidence, advice, numbers, e.points(alone))
 
 
