@@ -387,6 +387,20 @@ def test_an_example_with_fewer_queries_ends_where_it_would_with_an_adversary_of_
     assert slopes[0] != 0 and slopes[1:].tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("hidden", [0, 3])
+@pytest.mark.parametrize("first", [(), (0, 4), (3, 3), (2, 7)])
+def test_where_nothing_is_learned_it_ends_at_the_same_point_to_the_bit(first: tuple[int, ...], hidden: int) -> None:
+    (x, y), model = batch_of(12), model_of([12, C], 1)
+    adversary, start = trained(hidden, queries=2, step=0.3), torch.tanh(drawn(12, *SHAPE, seed=3)).float()
+    kept = start.clone()
+    u = pursue(adversary, model, THREAT, x, y, start, first)
+    with torch.no_grad():
+        free = pursue(adversary, model, THREAT, x, y, start, first)
+    assert u.requires_grad and not free.requires_grad
+    assert torch.equal(free, u.detach()) and free.dtype == u.dtype and torch.equal(start, kept)
+    assert float(free.abs().max()) == 1
+
+
 def test_it_learns_through_its_queries_and_not_through_the_models_gradients() -> None:
     (x, y), model = batch_of(12), model_of([12, C], 1)
     adversary, start = trained(hidden=3, step=0.1), torch.zeros_like(x)

@@ -115,6 +115,19 @@ def test_a_split_goes_along_the_batch_axis_of_a_stack(generator: torch.Generator
     assert torch.equal(parts.y_game, y[:, 3:])
 
 
+@pytest.mark.parametrize("lead", [(), (3,)])
+@pytest.mark.parametrize(("clean_share", "mix"), [(0.0, "split"), (0.3, "split"), (0.5, "both")])
+def test_examples_moved_in_place_are_those_joined(
+    lead: tuple[int, ...], clean_share: float, mix: Literal["split", "both"], generator: torch.Generator
+) -> None:
+    x, y = torch.rand(*lead, 10, *SHAPE, generator=generator), torch.arange(10).expand(*lead, 10) % C
+    parts = Batch(x, y, clean_share, mix)
+    delta = 2 * torch.rand(parts.x_game.shape, generator=generator) - 1
+    aimed = THREAT.at(torch.linspace(0, 0.3, parts.n_game).expand(*lead, -1))
+    whole, perturbed = parts.moved(aimed, delta)
+    assert torch.equal(perturbed, aimed.moved(parts.x_game, delta)) and torch.equal(whole, parts.joined(perturbed))
+
+
 @pytest.mark.parametrize("loss", [None, margin])
 def test_against_takes_one_plain_step_on_the_mean_loss(loss: Any, batch: tuple[Tensor, Tensor]) -> None:
     x, y = batch

@@ -41,6 +41,19 @@ def test_a_warm_start_changes_only_the_rows_of_the_minibatchs_last_examples(n: i
     assert torch.allclose(warm.read(B)[:n], u.flip(0), atol=1 / 254 + 1e-6)
 
 
+@pytest.mark.parametrize("shape", [(1, 4, 4), (2, 4, 4), (1, 3, 5), (7,)])
+def test_rows_of_any_number_of_bytes_are_kept(shape: tuple[int, ...]) -> None:
+    warm = WarmStart(N, shape, [1, 2])
+    before, u = warm.table.clone(), 2 * torch.rand(2, B, *shape, generator=seeded(1)) - 1
+    index = torch.stack([torch.randperm(N, generator=seeded(s))[:B] for s in range(2)])
+    warm.seek(index)
+    warm.write(u[:, 2:])  # not all: in memory these do not lie side by side
+    expected = before.clone()
+    for s in range(2):
+        expected[s, index[s, 2:]] = (u[s, 2:].flatten(1) * 127).round().to(torch.int8)
+    assert torch.equal(warm.table, expected)
+
+
 def test_in_a_stack_each_copy_has_a_table_and_a_minibatch_of_its_own() -> None:
     seeds = [1, 2, 3]
     together, alone = WarmStart(N, SHAPE, seeds), [WarmStart(N, SHAPE, seed) for seed in seeds]

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparring.adversaries.adversary import Adversary, Seen, stack_adversaries
@@ -82,9 +83,12 @@ class RecurrentAdversary(nn.Module):
         What is asked is not differentiated, nor is u where it multiplies a gradient.
         """
         u, before = start, None  # the mean of earlier gradients
-        settled, own = list[Tensor](), -1 - len(self.shape)  # examples that have had their queries; the batch axis
+        own, learning = -1 - len(self.shape), torch.is_grad_enabled()  # the batch axis
+        settled = list[Tensor]()  # examples that have had their queries
+        whole = start  # where nothing is learned, all u in memory of their own, moved in place
         for k in range(self.queries):
-            if first and (n := first[k] - (first[k - 1] if k else 0)):
+            n = first[k] - (first[k - 1] if k else 0) if first else 0
+            if n:
                 settled.append(u.narrow(own, 0, n))
                 u, x, radius = _without(n, own, u), _without(n, own, x), _without(n, -1, radius)
                 before = None if before is None else _without(n, own, before)
@@ -92,9 +96,19 @@ class RecurrentAdversary(nn.Module):
             gradient = scaled(gradient, len(self.shape))
             mean = None if before is None else torch.lerp(before, gradient, 1 - MEMORY)
             answer = _within(self._cell(gradient, mean, u, x, odds, radius))
-            u = _within(torch.addcmul(u, self._own(self.log_step.exp()[..., k]), answer))
+            step = self._own(self.log_step.exp()[..., k])
+            if learning:
+                u = _within(torch.addcmul(u, step, answer))
+            elif k:
+                u.addcmul_(step, answer).clamp_(-1, 1)
+            else:
+                whole = torch.empty_like(start, dtype=torch.result_type(u, answer))
+                whole.narrow(own, 0, n).copy_(start.narrow(own, 0, n))
+                u = torch.addcmul(u, step, answer, out=_without(n, own, whole)).clamp_(-1, 1)
             if k + 1 < self.queries:
                 before = (1 - MEMORY) * gradient if mean is None else mean
+        if not learning:
+            return whole
         return torch.cat((*settled, u), own) if settled else u
 
     def extra_repr(self) -> str:
@@ -113,8 +127,8 @@ class RecurrentAdversary(nn.Module):
         # one number for many pixels is broadcast three times as fast by mul and add as by addcmul
         answer = (x * of_pixel).add_(per_example[(..., *[None] * len(self.shape))])
         if mean is not None:
-            answer = torch.addcmul(answer, of_mean, mean)
-        answer = torch.addcmul(answer, gradient, (u.detach() * of_product).add_(of_gradient))
+            answer = answer.addcmul_(of_mean, mean)
+        answer = answer.addcmul_(gradient, (u.detach() * of_product).add_(of_gradient))
         if self.hidden:
             over = (..., *[None] * len(self.shape))
             of_example = (radius[over].expand_as(x), _squashed(odds)[over].expand_as(x))
@@ -185,5 +199,5 @@ def _squashed(odds: Tensor) -> Tensor:
 
 
 def _within(answer: Tensor) -> Tensor:
-    """Clipped to [-1, 1], in its own memory where nothing is learned from it."""
-    return answer.clamp(-1, 1) if answer.requires_grad else answer.clamp_(-1, 1)
+    """Clipped to [-1, 1], in its own memory where nothing is learned from it; else with a gradient in one pass (`F.hardtanh`)."""
+    return F.hardtanh(answer) if answer.requires_grad else answer.clamp_(-1, 1)

@@ -165,6 +165,16 @@ class Batch:
             return x_adv
         return torch.cat((self.x_clean, x_adv), self.dim) if self.n_game else self.x_clean
 
+    def moved(self, threat: ThreatModel, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """`joined` for perturbations that are not differentiated, written where they belong; and the perturbed part of it."""
+        if not self.n_clean:
+            x_adv = threat.moved(self.x_game, delta)
+            return x_adv, x_adv
+        whole = self.x_game.new_empty((*self.y.shape, *threat.shape))
+        whole.narrow(self.dim, 0, self.n_clean).copy_(self.x_clean)
+        part = whole.narrow(self.dim, self.n_clean, self.n_game)
+        return whole, threat.moved(self.x_game, delta, out=part)
+
     def metrics(self, logits: Tensor, losses: Tensor) -> Metrics:
         """The defender's loss, and its accuracy on either part."""
         right = _right(logits.detach(), self.y)

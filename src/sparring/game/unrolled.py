@@ -61,9 +61,9 @@ def pursuit(
         if warm:
             asked = first[0] if first else 0  # before it there was no query: those stand where they stood
             warm.write(u.narrow(batch.dim, asked, batch.n_game - asked))
-        x_adv = aimed.moved(batch.x_game, u)
+        joined, x_adv = batch.moved(aimed, u)
         with modes.training(defender.network):
-            logits = defender.network(batch.joined(x_adv))
+            logits = defender.network(joined)
         losses = loss(logits, batch.y)
         defender.step(objective(losses))
         game = logits.detach().narrow(batch.dim, batch.n_clean, batch.n_game)
