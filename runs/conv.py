@@ -1,9 +1,10 @@
 """A small convolutional network at eps 0.3 on MNIST: `Game` trains five seeds of it, which are then attacked.
 
-    python runs/conv.py OUT results/beyond-mnist [--seeds 0 1 2 3 4] [--epochs 20] [--examples 1000] [--official 1000]
-                        [--attacks Auto-PGD ...] [--device cpu] [--data-root FOLDER]
+    python runs/conv.py OUT results/beyond-mnist [--game all|half] [--seeds 0 1 2 3 4] [--epochs 20] [--examples 1000]
+                        [--official 1000] [--attacks Auto-PGD ...] [--held-out] [--device cpu] [--data-root FOLDER]
 
-OUT/conv-SEED.pt keeps a trained network, OUT/conv-SEED.json what was found of it; the same command then goes on, and
+The game is one of GAMES. With `--held-out` it trains on the first 55,000 training images, and what is attacked are the others:
+what it was chosen by. OUT/conv-SEED.pt keeps a trained network, OUT/conv-SEED.json what was found of it; the same command then goes on, and
 calls for other seeds may run beside it. A network is attacked on stratified test images, the same for all seeds (10000: on
 all), by Auto-PGD on cross-entropy and on the margin for three targets, by the library's standard suite, then, where the package
 pyautoattack is installed, by the official AutoAttack's standard version, in fp32 throughout; clean accuracy is over all test
@@ -29,7 +30,12 @@ from sparring.precision import full_fp32
 from sparring.process import keep_freed_memory, use_faster_products
 from sparring.threat import ThreatModel
 
-EPS, LOW, HIGH = 0.3, 0.1, 0.33
+EPS, HELD_OUT = 0.3, 5000
+GAMES: dict[str, dict[str, Any]] = {  # name -> settings of a Game
+    "all": {"eps": 0.36, "eps_low": 0.2, "clean_share": 0.0},
+    "half": {"eps": 0.33, "eps_low": 0.1},
+    "all, lower": {"eps": 0.33, "eps_low": 0.1, "clean_share": 0.0},
+}
 
 
 def network() -> nn.Module:
@@ -48,6 +54,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("results", type=Path)
+    parser.add_argument("--game", choices=GAMES, default="all", help="which examples are perturbed, and by what radii")
+    parser.add_argument("--held-out", action="store_true", help="leave the test images alone")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--examples", type=int, default=1000)
@@ -62,12 +70,14 @@ def main() -> None:
     keep_freed_memory()
     options.out.mkdir(parents=True, exist_ok=True)
     train, test = sparring.data.load("mnist", root=options.data_root)
+    if options.held_out:
+        train, test = train.take(torch.arange(len(train) - HELD_OUT)), train.take(torch.arange(len(train))[-HELD_OUT:])
     for seed in options.seeds:
         print(json.dumps(one(seed, train, test, options)), flush=True)
     file = options.results / "conv.jsonl"
     known = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     known += [json.loads(path.read_text()) for path in sorted(options.out.glob("conv-*.json"))]
-    rows = {(row["epochs"], row["device"], row["seed"]): row for row in known}  # what OUT has counts
+    rows = {(row["game"], row["held_out"], row["epochs"], row["device"], row["seed"]): row for row in known}  # OUT's count
     file.write_text("".join(json.dumps(rows[key]) + "\n" for key in sorted(rows)))
 
 
@@ -82,7 +92,8 @@ def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict
         seconds, epochs, device = saved["seconds"], saved["epochs"], saved["device"]
     else:
         model.to(options.device)
-        seconds, epochs, device = trained(model, train, options.epochs, seed), options.epochs, where(options.device)
+        seconds = trained(model, train, options.epochs, seed, GAMES[options.game])
+        epochs, device = options.epochs, where(options.device)
         torch.save({"model": model.state_dict(), "seconds": seconds, "epochs": epochs, "device": device}, kept)
     model.to(options.device)
     some, threat = stratified(test, options.examples).to(options.device), ThreatModel(EPS, test.shape)
@@ -99,13 +110,8 @@ def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict
         for attack, left in attacks.items():
             if attack not in found["left"]:
                 clean = sparring.evaluation.clean(model, test.to(options.device)).accuracy
-                found |= {
-                    "seed": seed,
-                    "eps": EPS,
-                    "epochs": epochs,
-                    "seconds": round(seconds),
-                }
-                found |= {"device": device, "threads": options.threads, "clean": clean}
+                found |= {"game": options.game, "held_out": options.held_out, "seed": seed, "eps": EPS, "epochs": epochs}
+                found |= {"seconds": round(seconds), "device": device, "threads": options.threads, "clean": clean}
                 found["left"][attack] = left()
                 file.write_text(json.dumps(found) + "\n")
     return found
@@ -131,7 +137,7 @@ def where(device: str) -> str:
     return torch.cuda.get_device_name() if device.startswith("cuda") else device
 
 
-def trained(model: nn.Module, data: Data, epochs: int, seed: int) -> float:
+def trained(model: nn.Module, data: Data, epochs: int, seed: int, settings: dict[str, Any]) -> float:
     """Play the game; returns its seconds."""
     started = time.perf_counter()
 
@@ -141,7 +147,7 @@ def trained(model: nn.Module, data: Data, epochs: int, seed: int) -> float:
             f"seed {seed}, epoch {epoch.epoch}: {100 * share:.1f} %, {time.perf_counter() - started:.0f} s", flush=True
         )
 
-    game = sparring.Game(model, eps=HIGH, eps_low=LOW, lr=0.1, seed=seed)
+    game = sparring.Game(model, **settings, lr=0.1, seed=seed)
     game.fit(data, epochs=epochs, rate="cosine", every=epochs, on_epoch=told)
     return time.perf_counter() - started
 
