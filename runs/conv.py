@@ -3,12 +3,12 @@
     python runs/conv.py OUT results/beyond-mnist [--game all|half] [--seeds 0 1 2 3 4] [--epochs 20] [--examples 1000]
                         [--official 1000] [--attacks Auto-PGD ...] [--held-out] [--device cpu] [--data-root FOLDER]
 
-The game is one of GAMES. With `--held-out` it trains on the first 55,000 training images, and what is attacked are the others:
-what it was chosen by. OUT/conv-SEED.pt keeps a trained network, OUT/conv-SEED.json what was found of it; the same command then goes on, and
-calls for other seeds may run beside it. A network is attacked on stratified test images, the same for all seeds (10000: on
-all), by Auto-PGD on cross-entropy and on the margin for three targets, by the library's standard suite, then, where the package
-pyautoattack is installed, by the official AutoAttack's standard version, in fp32 throughout; clean accuracy is over all test
-images. Written: conv.jsonl, a row for every seed in OUT, and for those that only the file knows.
+The game is one of GAMES. With `--held-out` it trains on the first 55,000 training images, and the others are attacked.
+OUT/conv-SEED.pt keeps a trained network, OUT/conv-SEED.json what was found of it; the same command then goes on, and calls for
+other seeds may run beside it; every game needs an OUT of its own. A network is attacked on stratified images, the same for all
+seeds (10000: all test images), by Auto-PGD on cross-entropy and on the margin for three targets, by the library's standard
+suite, then, where the package pyautoattack is installed, by the official AutoAttack's standard version, in fp32 throughout;
+clean accuracy is over all of them. Written: conv.jsonl, a row for every seed in OUT, and for those that only the file knows.
 """
 
 import argparse
@@ -77,7 +77,8 @@ def main() -> None:
     file = options.results / "conv.jsonl"
     known = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     known += [json.loads(path.read_text()) for path in sorted(options.out.glob("conv-*.json"))]
-    rows = {(row["game"], row["held_out"], row["epochs"], row["device"], row["seed"]): row for row in known}  # OUT's count
+    by = ("game", "held_out", "epochs", "device", "seed")
+    rows = {tuple(row[key] for key in by): row for row in known}  # what OUT has counts
     file.write_text("".join(json.dumps(rows[key]) + "\n" for key in sorted(rows)))
 
 
@@ -110,7 +111,13 @@ def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict
         for attack, left in attacks.items():
             if attack not in found["left"]:
                 clean = sparring.evaluation.clean(model, test.to(options.device)).accuracy
-                found |= {"game": options.game, "held_out": options.held_out, "seed": seed, "eps": EPS, "epochs": epochs}
+                found |= {
+                    "game": options.game,
+                    "held_out": options.held_out,
+                    "seed": seed,
+                    "eps": EPS,
+                    "epochs": epochs,
+                }
                 found |= {"seconds": round(seconds), "device": device, "threads": options.threads, "clean": clean}
                 found["left"][attack] = left()
                 file.write_text(json.dumps(found) + "\n")
