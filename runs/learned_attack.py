@@ -11,9 +11,12 @@ example, from a random point and from where the learned attack begins, at four s
 on these very images; and Auto-PGD on cross-entropy. The learned attack and PGD keep the point after their last step;
 Auto-PGD its best.
 
-A second adversary of each k rehearses: it goes on from where PGD-10 ends on the defenders that it was trained against, taken
-together (in training, on those of them that it is not shown), which takes passes through those and asks nothing of the one
-that is attacked. PGD from there is beside it too, and Auto-PGD with as many gradients as its passes come to.
+A second adversary of each k rehearses (`attacks.Rehearsal`): attacks on the defenders that it was trained against, towards every
+wrong class and from several corners, take passes through those; the defender that is attacked answers once at each of their ends,
+which takes forwards and no gradient, and the adversary goes on from the one where that is nearest to failing, along the gradient
+of the margin. In training it rehearses on those that it is not shown, from one corner. It starts as signed steps with momentum.
+PGD goes on from there too, with equal steps of four sizes and with the steps that the adversary starts as; and Auto-PGD has as
+many gradients as its passes come to.
 
 What the standard suite leaves of the same images is told with no number of queries. What training costs is told in forward and
 backward passes of an example and in seconds of one core. Written: attack.jsonl; where that lies in an out folder of
@@ -31,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.adversaries import RecurrentAdversary
-from sparring.attacks import APGD, PGD, Attack, Cascade, LearnedAttack, Together, Transferred, standard_suite
+from sparring.attacks import APGD, PGD, Attack, Cascade, LearnedAttack, Rehearsal, standard_suite
 from sparring.config import Training
 from sparring.data import Data
 from sparring.data.batches import stratified
@@ -51,15 +54,26 @@ TRAINED_ON = ("gan_recurrent", "pgd_drawn", "fgsm_tenth")
 SEEN_NOT = ("gan_recurrent", "pgd_drawn", "fgsm_tenth", "pgd2_drawn", "gan_recurrent_fixed", "pgd_tenth")
 HIDDEN, LARGEST, SMALLEST, BATCH = 24, 0.3, 0.1, 128
 BEGIN, FIRST_STEP, DECAY, SMALLEST_STEP, FOLLOW, UNIT = 1.0, 2.25, 0.8, 0.25, 7.0, 3.0
-REHEARSAL = 10  # steps of PGD
+AFTER = {
+    "first": 1.5,
+    "decay": 0.75,
+    "smallest": 0.06,
+    "gradient": 3.5,
+    "mean": 28.0,
+}  # a rehearsal: steps, initial weights
+STARTS, REHEARSAL, N_CLASSES = 5, 10, 10  # corners and steps of a rehearsal
 SIGN = 1e6  # of the gradient: any but the smallest counts in full
 REACHES = (1.0, 1.5, 2.5, 4.0)
 LEARNED = {"learned": False, "learned, rehearsed": True}  # name -> whether it rehearses
 
 
-def rehearsal(threat: ThreatModel, models: Sequence[nn.Module]) -> Transferred:
-    """Where an attack ends that asks only these models."""
-    return Transferred(Together(models), PGD(threat, steps=REHEARSAL, random_start=False, keep="last"))
+def after_rehearsal(shape: Sequence[int], queries: int, sharp: float = 1.0, **more: Any) -> RecurrentAdversary:
+    """Untrained: signed steps with momentum, the sharper the more nearly."""
+    steps = [max(AFTER["smallest"], AFTER["first"] * AFTER["decay"] ** k) for k in range(queries)]
+    adversary = RecurrentAdversary(shape, queries=queries, step=steps, **more)
+    with torch.no_grad():
+        adversary.weight[:2] = sharp * torch.tensor([AFTER["gradient"], AFTER["mean"]])
+    return adversary
 
 
 def learned(
@@ -68,24 +82,29 @@ def learned(
     """An adversary trained against these models, and the seconds that took."""
     started = time.perf_counter()
     draws = torch.Generator().manual_seed(0)
-    step = [max(SMALLEST_STEP, FIRST_STEP * DECAY**k) for k in range(queries)]
-    adversary = RecurrentAdversary(
-        data.shape, queries=queries, hidden=HIDDEN, step=step, follow=FOLLOW, begin=BEGIN, generator=draws
-    )
+    if rehearses:
+        adversary = after_rehearsal(data.shape, queries, hidden=HIDDEN, generator=draws)
+    else:
+        step = [max(SMALLEST_STEP, FIRST_STEP * DECAY**k) for k in range(queries)]
+        adversary = RecurrentAdversary(
+            data.shape, queries=queries, hidden=HIDDEN, step=step, follow=FOLLOW, begin=BEGIN, generator=draws
+        )
     learner = player(
         "adversary", adversary, maximize=True, kind="adam", lr=0.003, weight_decay=0.0, rate="cosine", every=4
     )
-    attack, radii = Stream(0, "attack"), Radii(LARGEST, SMALLEST, Stream(0, "radii"))
+    attack, radii, corners = Stream(0, "attack"), Radii(LARGEST, SMALLEST, Stream(0, "radii")), Stream(0, "rehearsal")
 
     def start(turn: int, aimed: ThreatModel) -> Attack:
-        return rehearsal(aimed, [model for number, model in enumerate(models) if number != turn])
+        return Rehearsal([m for number, m in enumerate(models) if number != turn], aimed, starts=1, stream=corners)
 
     threat = ThreatModel(LARGEST, data.shape)
-    options: dict[str, Any] = {"loss": about_the_boundary, "start": start if rehearses else None}
+    options: dict[str, Any] = {"loss": about_the_boundary}
+    if rehearses:
+        options |= {"start": start, "asks": margin}
     move = recurrent_response(learner, models, threat, radii, attack, **options)
     some = data.take(torch.randperm(len(data), generator=draws)[: steps // 4 * BATCH])
     settings = Training(max_epochs=4, patience=5, min_lr=0.0, batch_size=BATCH)
-    train(move, some, [learner], settings, seed=0, streams=[attack, radii.stream])
+    train(move, some, [learner], settings, seed=0, streams=[attack, radii.stream, corners])
     return adversary.eval(), time.perf_counter() - started
 
 
@@ -94,11 +113,23 @@ def about_the_boundary(logits: Tensor, y: Tensor) -> Tensor:
     return torch.sigmoid(margin(logits, y) / UNIT)
 
 
-def with_as_many(queries: int, threat: ThreatModel, data: Data, models: Sequence[nn.Module]) -> dict[str, Attack]:
-    """PGD at several step sizes and starts, after a rehearsal on these models too, and Auto-PGD, with this many gradients.
+class Ended:
+    """Where an attack on these very images has ended before: a rehearsal, which all that go on from it share."""
+
+    def __init__(self, rehearsal: Rehearsal, model: nn.Module, data: Data) -> None:
+        x, y = data.floats(), data.labels
+        self._ends = torch.cat([rehearsal(model, *part) for part in zip(x.split(BATCH), y.split(BATCH), strict=True)])
+        self._row = {image.numpy().tobytes(): row for row, image in enumerate(x)}
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return self._ends[[self._row[image.numpy().tobytes()] for image in x]]
+
+
+def with_as_many(queries: int, threat: ThreatModel, data: Data, rehearsed: Attack) -> dict[str, Attack]:
+    """PGD at several step sizes and starts, after a rehearsal too, and Auto-PGD, with this many gradients.
 
     PGD from where the learned attack begins is that attack untrained, without hidden units: equal steps along the sign of the log
-    odds' gradient, which is that of cross-entropy's.
+    odds' gradient, which is that of cross-entropy's; after a rehearsal, of the margin's.
     """
     made: dict[str, Attack] = {}
     for reach in REACHES:
@@ -107,8 +138,9 @@ def with_as_many(queries: int, threat: ThreatModel, data: Data, models: Sequence
             made[name] = PGD(threat, steps=queries, reach=reach, random_start=start, keep="last")
         signs = RecurrentAdversary(data.shape, queries=queries, step=reach / queries, follow=SIGN, begin=BEGIN)
         made[f"PGD, {reach:g} eps in all, from the brightest image"] = LearnedAttack(signs.eval(), threat)
-        rehearsed = LearnedAttack(signs.eval(), threat, start=rehearsal(threat, models))
-        made[f"rehearsed PGD, {reach:g} eps in all"] = rehearsed
+        made[f"rehearsed PGD, {reach:g} eps in all"] = LearnedAttack(signs, threat, start=rehearsed, asks="margin")
+    falling = after_rehearsal(data.shape, queries, sharp=SIGN).eval()
+    made["rehearsed PGD, falling steps"] = LearnedAttack(falling, threat, start=rehearsed, asks="margin")
     made["APGD-CE"] = APGD(threat, steps=queries)
     return made
 
@@ -119,8 +151,9 @@ def record(
     """What an attack left of seed 1 of a recipe, and what its training cost."""
     correct, n = int(found.correct.sum()), len(found.correct)
     bounds = wilson(correct, n)
-    cell = (recipe, 1, eps, queries, attack, n, correct, correct / n, bounds.low, bounds.high)
-    return LearnedAttackRecord(*cell, passes, seconds, REHEARSAL * len(TRAINED_ON) if "rehearsed" in attack else 0)
+    cell = (recipe, 1, eps, queries, attack, n, correct, correct / n, bounds.low, bounds.high, passes, seconds)
+    ends = STARTS * (N_CLASSES - 1) if "rehearsed" in attack else 0
+    return LearnedAttackRecord(*cell, ends * REHEARSAL * len(TRAINED_ON), ends)
 
 
 def strongest(found: dict[str, Outcome], kind: str) -> str:
@@ -146,25 +179,28 @@ def main() -> None:
     models: list[nn.Module] = [load(paths.run(name, 0).folder).defender for name in TRAINED_ON]
     unseen = {name: load(paths.run(name, 1).folder).defender for name in SEEN_NOT if paths.run(name, 1).done.is_file()}
     records: list[LearnedAttackRecord] = []
+    ended: dict[tuple[str, float], Attack] = {}
     for (name, model), eps in itertools.product(unseen.items(), options.eps):
         threat = ThreatModel(eps, test.shape)
         suite = Cascade(standard_suite(threat, test.n_classes, test.shape), threat)
         records.append(record(name, eps, 0, "standard suite", attacked(model, test, suite, threat)))
+        ended[name, eps] = Ended(Rehearsal(models, threat, starts=STARTS, steps=REHEARSAL), model, test)
         print(f"{name}, eps {eps:g}: standard suite {100 * records[-1].accuracy:.1f}", flush=True)
     for queries in options.queries:
         made = {name: learned(queries, models, train_on, options.steps, rehearses=r) for name, r in LEARNED.items()}
         for name, model in unseen.items():
             for eps in options.eps:
-                threat = ThreatModel(eps, test.shape)
-                attacks = with_as_many(queries, threat, test, models)
-                for key, (adversary, _) in made.items():
-                    start = rehearsal(threat, models) if LEARNED[key] else None
-                    attacks[key] = LearnedAttack(adversary, threat, start=start)
+                threat, start = ThreatModel(eps, test.shape), ended[name, eps]
+                attacks = with_as_many(queries, threat, test, start)
+                attacks["learned"] = LearnedAttack(made["learned"][0], threat)
+                attacks["learned, rehearsed"] = LearnedAttack(
+                    made["learned, rehearsed"][0], threat, start=start, asks="margin"
+                )
                 found = {key: attacked(model, test, attack, threat) for key, attack in attacks.items()}
                 best = [strongest(found, kind) for kind in ("PGD", "rehearsed PGD")]
                 for key in (*LEARNED, *best, "APGD-CE"):
-                    rehearsed = 2 * REHEARSAL if LEARNED.get(key) else 0  # in training, on the other two
-                    passes = (queries + 1 + rehearsed) * options.steps * BATCH
+                    ends = N_CLASSES - 1 if LEARNED.get(key) else 0  # in training, on the other two
+                    passes = round((queries + 1 + ends * (2 * REHEARSAL + 0.5)) * options.steps * BATCH)
                     cost = (passes, round(made[key][1], 1)) if key in made else (0, 0.0)
                     records.append(record(name, eps, queries, key, found[key], *cost))
                 left = "; ".join(f"{key} {100 * found[key].accuracy:.1f}" for key in (*LEARNED, *best, "APGD-CE"))

@@ -18,6 +18,7 @@ from sparring.attacks import (
     LearnedAttack,
     Noise,
     RayS,
+    Rehearsal,
     Square,
     WorstCase,
     fgsm,
@@ -64,6 +65,11 @@ def stream() -> Stream:
     return Stream(11, "test")
 
 
+def rehearsal(threat: ThreatModel) -> Rehearsal:
+    sources = [worn(mlp(SHAPE, [8, 5], generator=torch.Generator().manual_seed(n)), n).double() for n in (8, 9)]
+    return Rehearsal(sources, threat, starts=2, steps=3, stream=stream())
+
+
 # attacks that draw are given a fresh stream, so that two made alike draw alike
 ATTACKS: dict[str, Callable[[ThreatModel], Attack]] = {
     "identity": lambda threat: identity,
@@ -85,6 +91,9 @@ ATTACKS: dict[str, Callable[[ThreatModel], Attack]] = {
     "learned training": lambda threat: LearnedAttack(adversary(), threat, "training"),
     "recurrent": lambda threat: LearnedAttack(recurrent(hidden=3, rounds=2), threat),
     "recurrent linear": lambda threat: LearnedAttack(recurrent(), threat),
+    "recurrent margin": lambda threat: LearnedAttack(recurrent(hidden=3), threat, asks="margin"),
+    "recurrent, rehearsed": lambda threat: LearnedAttack(recurrent(), threat, start=rehearsal(threat), asks="margin"),
+    "rehearsal": lambda threat: rehearsal(threat),
     "worst case": lambda threat: WorstCase((fgsm(threat), Noise(threat, "sign", stream())), threat),
     "apgd": lambda threat: APGD(threat, steps=6, stream=stream()),
     "apgd dlr": lambda threat: APGD(threat, "dlr", steps=5, restarts=2, stream=stream()),
@@ -112,6 +121,8 @@ SHARED = {
     "apgd margin",
     "square",
     "square chunks",
+    "rehearsal",
+    "recurrent, rehearsed",
 }  # every example is given the same draws
 
 every_attack = pytest.mark.parametrize("name", ATTACKS)
@@ -432,7 +443,8 @@ def test_the_same_position_of_a_stream_gives_the_same_attack(
 ) -> None:
     attack = ATTACKS[name](ThreatModel(EPS, SHAPE))
     inner = attack.attacks[1] if isinstance(attack, WorstCase) else attack
-    assert isinstance(inner, PGD | Noise | APGD | Square)
+    inner = inner.start if isinstance(inner, LearnedAttack) else inner
+    assert isinstance(inner, PGD | Noise | APGD | Square | Rehearsal)
     inner.stream.seek(2, 5)
     first = attack(model, *batch)
     second = attack(model, *batch)

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from sparring.adversaries import RecurrentAdversary
-from sparring.attacks import PGD, LearnedAttack, Together, Transferred, fgsm
+from sparring.attacks import PGD, LearnedAttack, Rehearsal, Together, Transferred, fgsm
 from sparring.attacks.learned import end_of, pursue
 from sparring.data import Data
+from sparring.errors import InputError
 from sparring.evaluation.accuracy import aimed, counted, curve
+from sparring.losses import log_odds, margin
 from sparring.models import mlp
 from sparring.threat import ThreatModel
 
@@ -87,3 +89,74 @@ def test_a_rehearsal_is_aimed_where_its_attack_is(batch: tuple[Tensor, Tensor]) 
         assert float((attack(model, x, data.labels).detach() - x).abs().max()) == pytest.approx(0.2, rel=1e-4)
     curves = curve(model, data, aimed(rehearsal), [0.1, 0.3])
     assert [outcome.max_distance for outcome in curves.values()] == pytest.approx([0.1, 0.3], rel=1e-4)
+
+
+class Answered(nn.Module):
+    """Keeps every input that the model is asked about, and refuses to be differentiated."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.asked = inner, list[Tensor]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert not x.requires_grad and not torch.is_grad_enabled()
+        self.asked.append(x.clone())
+        out: Tensor = self.inner(x)
+        return out
+
+
+def test_a_rehearsal_asks_for_no_gradient_and_keeps_the_end_the_model_is_nearest_to_failing_at(
+    batch: tuple[Tensor, Tensor],
+) -> None:
+    (x, y), model, threat = batch, Answered(network(2)), ThreatModel(0.1, SHAPE)
+    sources = [network(0), network(1)]
+    sources[0].train()
+    found = Rehearsal(sources, threat, starts=3, steps=4)(model, x, y)
+    assert len(model.asked) == 3 * 2 and sources[0].training
+    assert all(p.requires_grad and p.grad is None for source in sources for p in source.parameters())
+    with torch.no_grad():
+        ends = torch.stack(model.asked)
+        ahead = torch.stack([margin_of(model.inner(end), (y + 1 + k % 2) % 3, y) for k, end in enumerate(ends)])
+    for i in range(len(y)):
+        assert torch.equal(found[i], ends[int(ahead[:, i].argmax()), i])
+    assert len({int(k) for k in ahead.argmax(0)}) > 1 and float((ends[0] - ends[2]).abs().max()) > 0.05
+
+
+def margin_of(logits: Tensor, target: Tensor, y: Tensor) -> Tensor:
+    of = torch.arange(len(y))
+    return logits[of, target] - logits[of, y]
+
+
+def test_a_rehearsal_raises_each_wrong_class_on_its_own_models(batch: tuple[Tensor, Tensor]) -> None:
+    (x, y), model, source = batch, Answered(network(2)), network(0)
+    Rehearsal([source], ThreatModel(0.3, SHAPE), starts=1, steps=10)(model, x, y)
+    with torch.no_grad():
+        for k, end in enumerate(model.asked):
+            target = (y + 1 + k) % 3
+            gained = margin_of(source(end), target, y) - margin_of(source(x), target, y)
+            assert float(gained.min()) > 0.1
+
+
+def test_on_the_model_itself_a_rehearsal_breaks_what_pgd_breaks(batch: tuple[Tensor, Tensor]) -> None:
+    x, model, threat = batch[0], network(0), ThreatModel(0.1, SHAPE)
+    y = model(x).argmax(-1)
+    found, pgd = Rehearsal([model], threat)(model, x, y), PGD(threat, steps=40, restarts=5)(model, x, y)
+    broken, expected = ((model(x_adv).argmax(-1) != y) for x_adv in (found, pgd))
+    assert expected.any() and bool((broken | ~expected).all())
+
+
+@pytest.mark.parametrize("settings", [{"sources": []}, {"starts": 0}, {"steps": 0}])
+def test_a_rehearsal_of_nothing_is_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="got"):
+        Rehearsal(**{"sources": [network(0)], "threat": ThreatModel(0.1, SHAPE)} | settings)  # type: ignore[arg-type]
+
+
+def test_a_learned_attack_is_shown_the_gradient_that_it_asks_for(batch: tuple[Tensor, Tensor]) -> None:
+    (x, y), model, threat = batch, network(2), ThreatModel(0.1, SHAPE)
+    adversary, starts = RecurrentAdversary(SHAPE, queries=1, step=1.0, follow=1e6).eval(), x * 0.4 + 0.3
+    for name, loss in (("log_odds", log_odds), ("margin", margin)):
+        point = starts.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(model(point), y).sum(), point)
+        found = LearnedAttack(adversary, threat, asks=name)(model, starts, y)  # type: ignore[arg-type]
+        torch.testing.assert_close(found, threat.moved(starts, gradient.sign()))
+        assert ("asks='margin'" in repr(LearnedAttack(adversary, threat, asks=name))) == (name == "margin")  # type: ignore[arg-type]

@@ -207,8 +207,10 @@ def learned_attacks(recipe: str) -> list[LearnedAttackRecord]:
                 correct = round(n * (0.95 - 2 * eps - 0.02 * queries**0.5 + 0.01 * k))
                 bounds = (correct / n, correct / n - 0.02, correct / n + 0.02)
                 cost = (38_400 * (queries + 1) if attack.startswith("learned") else 0, 9.5)
-                rehearsal = 30 if "rehearsed" in attack else 0
-                made.append(LearnedAttackRecord(recipe, 1, eps, queries, attack, n, correct, *bounds, *cost, rehearsal))
+                rehearsal = (1350, 45) if "rehearsed" in attack else (0, 0)
+                made.append(
+                    LearnedAttackRecord(recipe, 1, eps, queries, attack, n, correct, *bounds, *cost, *rehearsal)
+                )
     return made
 
 

@@ -298,8 +298,10 @@ def test_the_learned_attack_stands_beside_pgd_over_gradients_and_cost(out: Path,
     learned, rehearsed, pgd, rehearsed_pgd, auto = records[1:6]
     assert words.passes(pgd, N) == 12 and words.passes(auto, N) == 1  # PGD's twelve settings are each paid for
     assert words.passes(learned, N) == 1 + 2 * 38_400 / N
-    assert words.passes(rehearsed, N) == words.passes(learned, N) + 30
-    assert words.passes(rehearsed_pgd, N) == 4 + 30  # its settings share a rehearsal
+    assert words.passes(rehearsed, N) == words.passes(learned, N) + 1350 + 45 / 2
+    assert (
+        words.passes(rehearsed_pgd, N) == 5 + 1350 + 45 / 2
+    )  # its settings share a rehearsal; a forward is half a pass
     assert (OutPaths(out).figures / "learned.svg").is_file()
     with (OutPaths(out).figures / "learned.csv").open(newline="") as file:
         assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [r.accuracy for r in records]

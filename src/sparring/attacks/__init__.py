@@ -15,7 +15,7 @@ from sparring.attacks.minimal import FAB
 from sparring.attacks.noise import Noise
 from sparring.attacks.square import Square
 from sparring.attacks.suites import Cascade, Escalation, quick_suite, standard_suite
-from sparring.attacks.transferred import Together, Transferred
+from sparring.attacks.transferred import Rehearsal, Together, Transferred
 from sparring.attacks.worst_case import WorstCase
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "LearnedAttack",
     "Noise",
     "RayS",
+    "Rehearsal",
     "Square",
     "Together",
     "Transferred",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sparring import modes
 from sparring.adversaries import Adversary, AnyAdversary, RecurrentAdversary
 from sparring.attacks.contract import Attack, aimed
-from sparring.losses import log_odds, margin
+from sparring.losses import LOSSES, Loss, log_odds, margin
 from sparring.threat import ThreatModel
 
 Clip = Literal["plain", "straight_through", "none"]
@@ -33,13 +33,15 @@ class LearnedAttack:
     `mode` "training" leaves A's batch norm in training mode (its statistics are put back): part of the *paper* protocol.
 
     A recurrent adversary goes on from where the attack `start` ends, if there is one, instead of from its first point. With an
-    attack on models of one's own (`Transferred`) that is a rehearsal, which asks the model nothing.
+    attack on models of one's own (`Transferred`, `Rehearsal`) that asks the model for no gradient. `asks` names the loss whose
+    gradient it is shown: that of "margin" is of the nearest wrong class alone, which serves where the start has chosen one.
     """
 
     adversary: AnyAdversary
     threat: ThreatModel
     mode: Literal["evaluation", "training"] = "evaluation"
     start: Attack | None = None
+    asks: Literal["log_odds", "margin"] = "log_odds"
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return self.threat.project(x + self.threat.radius(x) * self.direction(model, x, y), x)
@@ -55,7 +57,7 @@ class LearnedAttack:
             if self.start is not None:
                 d = end_of(aimed(self.start, self.threat), self.threat, model, x, y)
             for _ in range(adversary.rounds):
-                d = pursue(adversary, model, self.threat, x, y, d)
+                d = pursue(adversary, model, self.threat, x, y, d, asks=LOSSES[self.asks])
             return d
         with modes.training(adversary, keep_statistics=True) if training else modes.evaluation(adversary):
             return answer(adversary, x, **shown_to(adversary, model, x, y))
@@ -64,7 +66,8 @@ class LearnedAttack:
         adversary = self.adversary
         if isinstance(adversary, RecurrentAdversary):
             start = "" if self.start is None else f", start={self.start!r}"
-            return f"LearnedAttack({adversary!r}, threat={self.threat}{start})"
+            asks = "" if self.asks == "log_odds" else f", asks={self.asks!r}"
+            return f"LearnedAttack({adversary!r}, threat={self.threat}{start}{asks})"
         sees = "" if adversary.sees == ("x",) else f", sees={adversary.sees!r}"
         return f"LearnedAttack(bound={adversary.bound!r}{sees}, threat={self.threat}, mode={self.mode!r})"
 
@@ -83,11 +86,12 @@ def pursue(
     y: Tensor,
     start: Tensor,
     first: Sequence[int] = (),
+    asks: Loss = log_odds,
 ) -> Tensor:
     """The perturbation over the radius, (..., *shape) in [-1, 1], after the adversary's queries to the model from `start`.
 
-    With `first` query k is for the examples from first[k] on. Differentiable in the adversary's parameters; the model is asked in
-    evaluation mode and not differentiated through.
+    With `first` query k is for the examples from first[k] on. Differentiable in the adversary's parameters; the model is asked,
+    for the gradient of the loss `asks`, in evaluation mode and not differentiated through.
     """
     x = x.detach()
     if isinstance(threat.eps, Tensor):
@@ -101,7 +105,7 @@ def pursue(
         aimed = threat.at(radius[..., among]) if among.start else threat
         with torch.enable_grad():
             point = aimed.moved(x[(slice(None),) * own + (among,)], u).requires_grad_()
-            odds = log_odds(model(point), y[..., among])
+            odds = asks(model(point), y[..., among])
             if not odds.requires_grad:
                 return torch.zeros_like(u), odds
             (gradient,) = torch.autograd.grad(odds.sum(), point, allow_unused=True, materialize_grads=True)

@@ -86,12 +86,13 @@ def recurrent_response(
     stream: Stream,
     *,
     loss: Loss = log_odds,
+    asks: Loss = log_odds,
     start: Callable[[int, ThreatModel], Attack] | None = None,
 ) -> Move:
     """Only the adversary steps, against frozen models, one a step in turn: a learned attack, trained to be used on others.
 
     It starts as it will where it attacks: at its first point, or where an attack ends. `start` makes that attack, for the number
-    of the model whose turn it is and the threat at this minibatch's radii.
+    of the model whose turn it is and the threat at this minibatch's radii. It is shown the gradient of `asks` and raises `loss`.
     """
     check_maximizes(adversary)
     network = adversary.network
@@ -101,7 +102,7 @@ def recurrent_response(
         turn, aimed = stream.position[-1] % len(models), radii.aim(threat, y)
         model = models[turn]
         first = network.first_point(x) if start is None else end_of(start(turn, aimed), aimed, model, x, y)
-        u = pursue(network, model, aimed, x, y, first)
+        u = pursue(network, model, aimed, x, y, first, asks=asks)
         with modes.frozen(model):
             logits = model(aimed.moved(x, u))
         losses = loss(logits, y)

@@ -120,9 +120,8 @@ class LearnedAttackRecord:
     high: float
     passes: int  # forwards and backwards of an example, in its training
     seconds: float  # of its training, one core
-    rehearsal: int = (
-        0  # forwards and backwards an image through models of the attacker's own, before it asks the defender
-    )
+    rehearsal: int = 0  # forwards and backwards an image through models of the attacker's own
+    forwards: int = 0  # an image, of the defender attacked, without a gradient: where a rehearsal ended
 
 
 @dataclass(frozen=True)

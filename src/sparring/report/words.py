@@ -79,7 +79,7 @@ METRICS = {
 }
 
 PGD_SETTINGS = 12  # that `runs/learned_attack.py` tries, each at its own cost
-REHEARSED_SETTINGS = 4  # of PGD after a rehearsal
+REHEARSED_SETTINGS = 5  # of PGD after a rehearsal
 LEARNED_ATTACKS = (
     "learned",
     "learned, rehearsed",
@@ -125,10 +125,13 @@ def learned_attack(attack: str) -> str:
 
 
 def passes(record: LearnedAttackRecord, spread: int) -> float:
-    """Forward and backward passes an image, a rehearsal's and every setting's too; the training's spread over so many images."""
+    """Forward and backward passes an image, a rehearsal's and every setting's too; the training's spread over so many images.
+
+    A forward alone is half of one.
+    """
     _, _, pgd, rehearsed_pgd, _ = LEARNED_ATTACKS
     settings = {pgd: PGD_SETTINGS, rehearsed_pgd: REHEARSED_SETTINGS}.get(learned_attack(record.attack), 1)
-    return record.queries * settings + record.rehearsal + record.passes / spread
+    return record.queries * settings + record.rehearsal + record.forwards / 2 + record.passes / spread
 
 
 def side_label(name: str) -> str:
