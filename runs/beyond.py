@@ -249,13 +249,14 @@ def convolutional(results: Path) -> str:
     if not path.is_file():
         return ""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["epochs"], row["device"]), []).append(row)
+        if not row["held_out"]:
+            groups.setdefault((row["game"], row["epochs"], row["device"]), []).append(row)
     return "\n\n".join(_convolutional(*key, own) for key, own in groups.items())
 
 
-def _convolutional(epochs: int, device: str, rows: Sequence[dict[str, Any]]) -> str:
+def _convolutional(game: str, epochs: int, device: str, rows: Sequence[dict[str, Any]]) -> str:
     """Seeds that were trained alike."""
     first, seconds, left = rows[0], [row["seconds"] for row in rows], []
     for name in dict.fromkeys(name for row in rows for name in row["left"]):
@@ -268,7 +269,7 @@ def _convolutional(epochs: int, device: str, rows: Sequence[dict[str, Any]]) -> 
     took = f"{min(seconds)} to {max(seconds)} s" if len(rows) > 1 else f"{seconds[0]} s"
     return (
         f"A small convolutional network at eps {first['eps']:g}, {len(rows)} seed{'s' * (len(rows) > 1)}, {epochs} epochs "
-        f"in {took} on {where} (`python runs/conv.py OUT results/beyond-mnist`): "
+        f"in {took} on {where} (`python runs/conv.py OUT results/beyond-mnist --game {game}`): "
         f"{_cell([row['clean'] for row in rows], 2)} % clean; {'; '.join(left)}."
     )
 
