@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sparring import modes
 from sparring.adversaries import Adversary, AnyAdversary, RecurrentAdversary
 from sparring.attacks.contract import Attack, aimed
+from sparring.errors import InputError
 from sparring.losses import LOSSES, Loss, log_odds, margin
 from sparring.threat import ThreatModel
 
@@ -35,6 +36,7 @@ class LearnedAttack:
     A recurrent adversary goes on from where the attack `start` ends, if there is one, instead of from its first point. With an
     attack on models of one's own (`Transferred`, `Rehearsal`) that asks the model for no gradient. `asks` names the loss whose
     gradient it is shown: that of "margin" is of the nearest wrong class alone, which serves where the start has chosen one.
+    Raises InputError for another name.
     """
 
     adversary: AnyAdversary
@@ -42,6 +44,10 @@ class LearnedAttack:
     mode: Literal["evaluation", "training"] = "evaluation"
     start: Attack | None = None
     asks: Literal["log_odds", "margin"] = "log_odds"
+
+    def __post_init__(self) -> None:
+        if self.asks not in ("log_odds", "margin"):
+            raise InputError(f"asks must be 'log_odds' or 'margin'; got {self.asks!r}")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return self.threat.project(x + self.threat.radius(x) * self.direction(model, x, y), x)

@@ -58,9 +58,9 @@ class Rehearsal:
 
     For each of `starts` random corners of the ball and each of the C - 1 wrong classes, `steps` signed steps with momentum up
     what that class's logit has over the right one's, summed over the `sources` with random weights; every example has the same
-    draws. The model answers once at
-    every end, `starts` x (C - 1) forwards an example and no gradient; kept is the end where the class that was aimed at has most
-    over the right one. The models of one's own are passed forwards and backwards `starts` x (C - 1) x `steps` times each.
+    draws. The model answers once at every end, `starts` x (C - 1) forwards an example and no gradient; kept is the end where the
+    class that was aimed at has most over the right one. The models of one's own are passed forwards and backwards `starts` x
+    (C - 1) x `steps` times each. Raises InputError for no sources, and for starts or steps below 1.
 
     What it is for is to be gone on from (`LearnedAttack(start=...)`): which wrong class is nearest is what a few gradients of
     the model itself do not tell.
