@@ -8,7 +8,8 @@ OUT/conv-SEED.pt keeps a trained network, OUT/conv-SEED.json what was found of i
 other seeds may run beside it; every game needs an OUT of its own. A network is attacked on stratified images, the same for all
 seeds (10000: all test images), by Auto-PGD on cross-entropy and on the margin for three targets, by the library's standard
 suite, then, where the package pyautoattack is installed, by the official AutoAttack's standard version, in fp32 throughout;
-clean accuracy is over all of them. Written: conv.jsonl, a row for every seed in OUT, and for those that only the file knows.
+clean accuracy is over all test images (or held-out ones). Written: conv.jsonl, a row for every seed in OUT, and for those that
+only the file knows.
 """
 
 import argparse
