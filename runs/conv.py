@@ -1,18 +1,20 @@
 """A small convolutional network at eps 0.3 on MNIST: `Game` trains five seeds of it, which are then attacked.
 
-    python runs/conv.py OUT results/beyond-mnist [--game all|half] [--seeds 0 1 2 3 4] [--epochs 20] [--examples 1000]
+    python runs/conv.py OUT results/beyond-mnist [--game all|half|bounded] [--seeds 0 1 2 3 4] [--epochs 20] [--examples 1000]
                         [--official 1000] [--attacks Auto-PGD ...] [--held-out] [--device cpu] [--data-root FOLDER]
 
 The game is one of GAMES. With `--held-out` it trains on the first 55,000 training images, and the others are attacked.
 OUT/conv-SEED.pt keeps a trained network, OUT/conv-SEED.json what was found of it; the same command then goes on, and calls for
 other seeds may run beside it; every game needs an OUT of its own. A network is attacked on stratified images, the same for all
-seeds (10000: all test images), by Auto-PGD on cross-entropy and on the margin for three targets, by the library's standard
-suite, then, where the package pyautoattack is installed, by the official AutoAttack's standard version, in fp32 throughout;
-clean accuracy is over all test images (or held-out ones). Written: conv.jsonl, a row for every seed in OUT, and for those that
-only the file knows.
+seeds (10000: all test images), by Auto-PGD on cross-entropy and on the margin for three targets, by Auto-PGD and 5,000 queries
+of Square, by the library's standard suite, then, where the package pyautoattack is installed, by the official AutoAttack's
+standard version, in fp32 throughout. AutoAttack meets only the images that are right and not certified by interval bounds: it
+could not break the others. Clean and certified accuracy are over all test images (or held-out ones). Written: conv.jsonl, a row
+for every seed in OUT, and for those that only the file knows.
 """
 
 import argparse
+import copy
 import importlib.util
 import json
 import time
@@ -22,17 +24,21 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 import sparring
-from sparring.attacks import APGD, Attack, Cascade, standard_suite
+from sparring.attacks import APGD, Attack, Cascade, Square, standard_suite
 from sparring.data import Data
 from sparring.data.batches import stratified
+from sparring.ibp import certified
 from sparring.precision import full_fp32
 from sparring.process import keep_freed_memory, use_faster_products
 from sparring.threat import ThreatModel
 
 EPS, HELD_OUT = 0.3, 5000
+PIECE = 100  # images that AutoAttack meets at once on a processor
 GAMES: dict[str, dict[str, Any]] = {  # name -> settings of a Game
+    "bounded": {"eps": 0.36, "eps_low": 0.2, "clean_share": 0.0, "ibp": 0.1},
     "all": {"eps": 0.36, "eps_low": 0.2, "clean_share": 0.0},
     "half": {"eps": 0.33, "eps_low": 0.1},
     "all, lower": {"eps": 0.33, "eps_low": 0.1, "clean_share": 0.0},
@@ -48,14 +54,16 @@ def network() -> nn.Module:
     )  # fmt: skip
 
 
-ATTACKS = ("Auto-PGD", "standard suite", "AutoAttack, standard")
+ATTACKS = ("Auto-PGD", "Auto-PGD and Square", "standard suite", "AutoAttack, standard")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("results", type=Path)
-    parser.add_argument("--game", choices=GAMES, default="all", help="which examples are perturbed, and by what radii")
+    parser.add_argument(
+        "--game", choices=GAMES, default="all", help="which examples are perturbed, and by what radii"
+    )
     parser.add_argument("--held-out", action="store_true", help="leave the test images alone")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--epochs", type=int, default=20)
@@ -101,17 +109,20 @@ def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict
     some, threat = stratified(test, options.examples).to(options.device), ThreatModel(EPS, test.shape)
     x, y = some.floats(), some.labels
     attacks: dict[str, Callable[[], list[int]]] = {
-        ATTACKS[0]: lambda: left_by(Cascade((APGD(threat), APGD(threat, "margin", targets=3)), threat), model, x, y),
-        ATTACKS[1]: lambda: left_by(Cascade(standard_suite(threat, 10, test.shape), threat), model, x, y),
+        ATTACKS[0]: lambda: left_by(Cascade(apgd(threat), threat), model, x, y),
+        ATTACKS[1]: lambda: left_by(Cascade((*apgd(threat), Square(threat, rescale=False)), threat), model, x, y),
+        ATTACKS[2]: lambda: left_by(Cascade(standard_suite(threat, 10, test.shape), threat), model, x, y),
     }
     if importlib.util.find_spec("pyautoattack"):
-        attacks[ATTACKS[2]] = lambda: official(model, stratified(some, options.official), threat)
+        pieces = options.out / f"conv-{seed}-autoattack.json"
+        attacks[ATTACKS[3]] = lambda: official(model, stratified(some, options.official), threat, pieces)
     attacks = {name: attack for name, attack in attacks.items() if name in options.attacks}
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {"left": {}}
     with full_fp32():
         for attack, left in attacks.items():
             if attack not in found["left"]:
                 clean = sparring.evaluation.clean(model, test.to(options.device)).accuracy
+                certain = sparring.evaluation.certify(model, test, [EPS]).accuracy(EPS)
                 found |= {
                     "game": options.game,
                     "held_out": options.held_out,
@@ -120,6 +131,7 @@ def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict
                     "epochs": epochs,
                 }
                 found |= {"seconds": round(seconds), "device": device, "threads": options.threads, "clean": clean}
+                found["certified"] = certain
                 found["left"][attack] = left()
                 file.write_text(json.dumps(found) + "\n")
     return found
@@ -130,14 +142,44 @@ def left_by(attack: Attack, model: nn.Module, x: torch.Tensor, y: torch.Tensor) 
     return [right(model, attack(model, x, y), y), len(y)]
 
 
-def official(model: nn.Module, data: Data, threat: ThreatModel) -> list[int]:
-    """How many the official AutoAttack leaves, and of how many."""
+def apgd(threat: ThreatModel) -> tuple[Attack, ...]:
+    """The gradient attacks that others come after."""
+    return APGD(threat), APGD(threat, "margin", targets=3)
+
+
+def official(model: nn.Module, data: Data, threat: ThreatModel, file: Path) -> list[int]:
+    """How many the official AutoAttack leaves, and of how many; `file` keeps what is found, for a call that goes on.
+
+    It searches on a copy whose batch norms are folded into the layers before them, which is up to 1.8 times as fast; what it
+    returns counts by what the model itself says of it.
+    """
     from pyautoattack import AutoAttack
 
     x, y = data.floats(), data.labels
-    attack = AutoAttack(model, device=x.device, eps=EPS, seed=0, version="standard")
-    found = attack.run_standard_evaluation(x, y, batch_size=250 if x.device.type == "cpu" else len(x))[0]
-    return [right(model, threat.project(found, x), y), len(y)]
+    with torch.no_grad():
+        asked = ((model(x).argmax(-1) == y) & ~certified(model, x, y, threat)).nonzero().flatten()
+    n_certain = int(certified(model, x, y, threat).sum())
+    attack = AutoAttack(folded(model), device=x.device, eps=EPS, seed=0, version="standard")
+    left: list[int] = json.loads(file.read_text()) if file.is_file() else []
+    for index in asked.split(PIECE if x.device.type == "cpu" else len(x))[len(left) :]:
+        found = attack.run_standard_evaluation(x[index], y[index], batch_size=len(index))[0]
+        left.append(right(model, threat.project(found, x[index]), y[index]))
+        file.write_text(json.dumps(left))
+        print(f"{file.stem}: {sum(left)} left of {len(left) * PIECE} of {len(asked)}, {n_certain} certain", flush=True)
+    return [n_certain + sum(left), len(y)]
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """The network with no batch norm of its own, in evaluation mode."""
+    parts = list[nn.Module]()
+    for part in copy.deepcopy(model).eval().children():
+        if isinstance(part, nn.BatchNorm2d):
+            parts[-1] = fuse_conv_bn_eval(parts[-1], part)
+        elif isinstance(part, nn.BatchNorm1d):
+            parts[-1] = fuse_linear_bn_eval(parts[-1], part)
+        else:
+            parts.append(part)
+    return nn.Sequential(*parts).eval().requires_grad_(False)
 
 
 def where(device: str) -> str:

@@ -1,6 +1,7 @@
 """Evaluation: accuracy under attack, calibration, transfer, exploitability, and the statistics that make them comparable."""
 
 from sparring.evaluation.accuracy import Cost, Outcome, attacked, clean, curve, pgd_curve
+from sparring.evaluation.certificates import Certificates, certify
 from sparring.evaluation.evaluation import Evaluation, evaluate
 from sparring.evaluation.exploitability import exploitability, fresh_adversary
 from sparring.evaluation.memory import Payoffs, load_history, overfitting, payoffs
@@ -21,6 +22,7 @@ from sparring.evaluation.worst_case import Suite, WorstCases, named, worst_case
 __all__ = [
     "KINDS",
     "BestResponses",
+    "Certificates",
     "Cost",
     "Evaluation",
     "Gain",
@@ -32,6 +34,7 @@ __all__ = [
     "WorstCases",
     "attacked",
     "best_responses",
+    "certify",
     "clean",
     "curve",
     "evaluate",

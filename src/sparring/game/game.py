@@ -20,6 +20,7 @@ from sparring.attacks import LearnedAttack
 from sparring.config import Training
 from sparring.data import Data, as_data
 from sparring.errors import CannotStack, Diverged, InputError, NotStacked
+from sparring.game.assured import Assurance
 from sparring.game.dynamics import Dynamic, alternating
 from sparring.game.moves import duel
 from sparring.game.player import player
@@ -27,6 +28,7 @@ from sparring.game.radii import Radii
 from sparring.game.train import ADVICE, Epoch, Progress, train
 from sparring.game.unrolled import pursuit
 from sparring.game.warm import WarmStart
+from sparring.ibp import check_bounded
 from sparring.losses import LOSSES
 from sparring.models import copy_to, mlp, stack
 from sparring.randomness import Stream, generator
@@ -44,6 +46,7 @@ ALIKE = (
     "adversary_loss",
     "dynamic",
     "clean_share",
+    "ibp",
     "device",
 )
 CELLS_RATE = 0.01  # of Adam, for a recurrent adversary: its cell has few parameters
@@ -75,6 +78,7 @@ class Game:
         adversary_loss: str | None = None,
         dynamic: Dynamic | None = None,
         clean_share: float = 0.5,
+        ibp: float = 0.0,
         seed: int = 0,
         device: str | torch.device | None = None,
     ) -> None:
@@ -83,7 +87,12 @@ class Game:
         With a recurrent one every example's radius may be drawn anew at each step, from `eps_low` to `eps`, uniform, or with
         an `eps_power` above 1 more of them small (`Radii`). `bound` and
         `dynamic` are for networks: "tanh" and `alternating()` where they are None. `adversary_loss` None is "log_odds" for a
-        recurrent adversary, "cross_entropy" for a network. Raises InputError for settings that do not go together.
+        recurrent adversary, "cross_entropy" for a network.
+
+        `ibp`, in [0, 1): the share of the defender's objective that interval bounds have (`Assurance`). It helps large networks
+        at large radii, costs clean accuracy and, with the recurrent adversary, about as many seconds as the game; the defender
+        must be a `models.mlp` or a Sequential of layers that `sparring.ibp` knows. Raises InputError for settings that do not
+        go together.
         """
         ThreatModel(eps, (1,))  # refuses a bad eps now, not after the data are read
         recurrent = adversary == "recurrent" or isinstance(adversary, RecurrentAdversary)
@@ -104,7 +113,12 @@ class Game:
             )
         if not eps_power > 0 or (eps_power != 1 and eps_low is None):
             raise InputError(f"eps_power must be > 0, and needs eps_low if it is not 1; got {eps_power:g}")
+        if isinstance(ibp, bool) or not 0 <= ibp < 1 or (ibp and not recurrent):
+            raise InputError(f"ibp must be in [0, 1), and above 0 needs a recurrent adversary; got {ibp!r}")
+        if ibp:
+            check_bounded(defender)
         self.defender = defender
+        self.ibp = ibp
         self.eps = eps
         self.eps_low = eps_low
         self.eps_power = eps_power
@@ -251,6 +265,9 @@ class _Match:
         if game.recurrent:
             warm = [WarmStart(len(self.data), self.data.shape, seed, self.data.images.device)]
             radii = Radii(game.eps, game.eps_low, streams[1], game.eps_power)
+            if game.ibp:
+                steps = max(1, len(self.data) // min(batch_size, len(self.data)))
+                losses["assurance"] = Assurance(game.ibp, epochs * steps, steps, streams[1])
             move = pursuit(defender, adversary, self.threat, radii, streams[0], warm=warm[0], **losses)
         else:
             move = duel(defender, adversary, self.threat, game.dynamic, **losses)
@@ -296,6 +313,10 @@ def _matches(games: Sequence[Game], data: Data, stacked: bool | None) -> tuple[l
     reason = ""
     if stacked is None and len(games) > 1 and data.images.device.type != "cuda" and _convolve(games[0]):
         reason = "off CUDA devices a stack of convolutions is slower, unless they are tiny (stacked=True makes one)"
+    elif games[0].ibp and (stacked or (stacked is None and len(games) > 1)):
+        reason = "interval bounds are of one network at a time"
+        if stacked:
+            raise CannotStack(f"the games cannot be one: {reason}")
     elif stacked or (stacked is None and len(games) > 1):
         try:
             return [_Match(games, data, stacked=True)], ""

@@ -10,6 +10,7 @@ from sparring import modes
 from sparring.adversaries import RecurrentAdversary
 from sparring.attacks import Attack
 from sparring.attacks.learned import end_of, pursue
+from sparring.game.assured import Assurance
 from sparring.game.moves import Batch, Metrics, Move, accuracy, at_the_edge, check_maximizes
 from sparring.game.player import Player
 from sparring.game.radii import Radii
@@ -33,14 +34,16 @@ def pursuit(
     mix: Literal["split", "both"] = "split",
     loss: Loss = cross_entropy,
     adversary_loss: Loss = log_odds,
+    assurance: Assurance | None = None,
 ) -> Move:
     """Both players step on the same perturbed examples; the adversary on one minibatch in `every` (0: never).
 
     The perturbation starts where `warm` has it, or at a uniform point that `stream` draws, and costs as many passes through the
     defender, forwards and backwards, as the adversary has queries; `sparing`, where radii are drawn, fewer for smaller ones
     (`Radii.first`). On its turn the adversary asks once more, for the loss at the end, and learns through its own queries, not
-    through the defender's gradients. The defender then trains on what the adversary found before it learned. Raises ValueError
-    for an adversary whose optimizer does not maximise.
+    through the defender's gradients. The defender then trains on what the adversary found before it learned, and on what interval
+    bounds cannot rule out, if it is asked for an `assurance`. Raises ValueError for an adversary whose optimizer does not
+    maximise.
     """
     check_maximizes(adversary)
     network = adversary.network
@@ -65,7 +68,10 @@ def pursuit(
         with modes.training(defender.network):
             logits = defender.network(joined)
         losses = loss(logits, batch.y)
-        defender.step(objective(losses))
+        aim = objective(losses)
+        if assurance:
+            aim = assurance.part_of(aim, defender.network, batch.x_game, batch.y_game, aimed)
+        defender.step(aim)
         game = logits.detach().narrow(batch.dim, batch.n_clean, batch.n_game)
         found = adversary_loss(game, batch.y_game).mean(-1)  # with the statistics of the defender's batch
         return {"adversary_loss": found, **batch.metrics(logits, losses), "clipped": at_the_edge(x_adv, threat)}
