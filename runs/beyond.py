@@ -267,7 +267,7 @@ def _convolutional(game: str, epochs: int, device: str, rows: Sequence[dict[str,
         left.append(f"{name} leaves {_cell(shares)} % of {n}{on}, least {100 * min(shares):.1f}")
     where = f"{first['threads']} thread{'s' * (first['threads'] > 1)}" if device == "cpu" else f"one {device}"
     certain = [row["certified"] for row in rows if row.get("certified")]
-    at_least = f", {_cell(certain)} % certified by interval bounds" if len(certain) == len(rows) else ""
+    at_least = f", {_cell(certain)} % certified" if len(certain) == len(rows) else ""
     took = f"{min(seconds)} to {max(seconds)} s" if len(rows) > 1 else f"{seconds[0]} s"
     return (
         f"A small convolutional network at eps {first['eps']:g}, {len(rows)} seed{'s' * (len(rows) > 1)}, {epochs} epochs "

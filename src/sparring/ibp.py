@@ -5,7 +5,6 @@ The bound is sound and loose: what it rules out no attack finds, and what it doe
 was not trained for it has hardly an example for which it says anything. Letters: B batch, C classes, H last hidden units.
 """
 
-import copy
 from collections.abc import Iterator
 
 import torch
@@ -15,9 +14,6 @@ from torch import Tensor, nn
 from sparring.errors import InputError
 from sparring.models import MLP, Normalize
 from sparring.threat import ThreatModel
-
-SLACK = 1e-3  # of a certificate, in logits: rounding, since a model answers in single precision
-ROUNDING = 1e-6  # of a certificate, on the pixel scale: what an attack's last step may be beyond its radius
 
 RISING = (
     nn.ReLU,
@@ -36,19 +32,8 @@ AVERAGING = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPoo
 LARGEST = (nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
 SHAPING = (nn.Flatten, nn.Unflatten, nn.Identity)
 RANDOM = (nn.Dropout, nn.Dropout1d, nn.Dropout2d)  # of no effect in evaluation mode, which is what is bounded
-KNOWN = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,
-    Normalize,
-    *RISING,
-    *AVERAGING,
-    *LARGEST,
-    *SHAPING,
-    *RANDOM,
-)
+AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, Normalize, *AVERAGING, *SHAPING, *RANDOM)
+KNOWN = (*AFFINE, *RISING, *LARGEST)
 
 
 def worst_margins(
@@ -61,21 +46,18 @@ def worst_margins(
     for a model that is not a `models.mlp` or a Sequential of layers known here.
     """
     check_bounded(model)
-    radius = threat.radius(x)
-    low, high = (x - radius).clamp(threat.low, threat.high), (x + radius).clamp(threat.low, threat.high)
-    middle, reach = (low + high) / 2, (high - low) / 2
-    *layers, last = _layers(model)
-    for layer in layers:
-        middle, reach = _through(layer, middle, reach, batch_statistics)
+    *layers, last = layers_of(model)
     assert isinstance(last, nn.Linear)
-    weight = last.weight - last.weight[y].unsqueeze(1)  # (B, C, H): a difference of logits is one linear function
-    bias = 0.0 if last.bias is None else last.bias - last.bias[y].unsqueeze(1)
+    middle, reach = ball(x, threat)
+    for layer in layers:
+        middle, reach = through(layer, middle, reach, batch_statistics)
+    weight, bias = differences(last, y)
     return torch.einsum("bch,bh->bc", weight, middle) + torch.einsum("bch,bh->bc", weight.abs(), reach) + bias
 
 
 def check_bounded(model: nn.Module) -> None:
     """Raises InputError where `worst_margins` has no rule for a part of the model, before anything is trained."""
-    layers = list(_layers(model))
+    layers = list(layers_of(model))
     if not layers or not isinstance(layers[-1], nn.Linear):
         came = type(layers[-1]).__name__ if layers else "no layer"
         raise InputError(f"interval bounds need a model that ends in a Linear layer; got {came} at its end")
@@ -87,35 +69,21 @@ def check_bounded(model: nn.Module) -> None:
             )
 
 
-@torch.no_grad()
-def certified(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, batch_size: int = 500) -> Tensor:
-    """Which examples no point of their ball can have classified wrongly, (B,) bool: computed in double precision.
-
-    The ball is larger by `ROUNDING`, and every margin must be below -`SLACK`: the certificate is for exact arithmetic, and
-    single precision errs by less than these. Raises what `worst_margins` does.
-    """
-    exact = copy.deepcopy(model).cpu().double().eval()
-    eps = threat.eps.cpu().double() if isinstance(threat.eps, Tensor) else threat.eps
-    eps = torch.as_tensor(eps, dtype=torch.float64).expand(len(y)) + ROUNDING
-    found = []
-    for at in torch.arange(len(y)).split(batch_size):
-        inputs, labels = x[at.to(x.device)].cpu().double(), y[at.to(y.device)].cpu()
-        _check_followed(exact, inputs, labels, threat)
-        margins = worst_margins(exact, inputs, labels, threat.at(eps[at]))
-        worst = margins.scatter(-1, labels.unsqueeze(-1), -torch.inf).amax(-1)
-        found.append(worst < -SLACK)
-    return torch.cat(found).to(y.device) if found else torch.zeros(0, dtype=torch.bool, device=y.device)
+def ball(x: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:
+    """The threat model's balls around x as boxes: their middles, and how far they reach to either side."""
+    radius = threat.radius(x)
+    low, high = (x - radius).clamp(threat.low, threat.high), (x + radius).clamp(threat.low, threat.high)
+    return (low + high) / 2, (high - low) / 2
 
 
-def _check_followed(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> None:
-    """Raises InputError where the model does otherwise than its layers one after another, as a hook may have it."""
-    logits = model(x)
-    margins = worst_margins(model, x, y, threat.at(0.0))
-    if not torch.allclose(margins, logits - logits.gather(-1, y.unsqueeze(-1)), atol=SLACK / 10, rtol=1e-6):
-        raise InputError("the model's logits are not those of its layers one after another: nothing can be certified")
+def differences(last: nn.Linear, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits minus the right one as linear functions of the last hidden units: weights (B, C, H) and biases (B, C)."""
+    weight = last.weight - last.weight[y].unsqueeze(1)
+    bias = weight.new_zeros(()) if last.bias is None else last.bias - last.bias[y].unsqueeze(1)
+    return weight, bias.expand(weight.shape[:-1])
 
 
-def _layers(model: nn.Module) -> Iterator[nn.Module]:
+def layers_of(model: nn.Module) -> Iterator[nn.Module]:
     """The model's layers in the order in which an input meets them."""
     if type(model) is MLP:
         yield nn.Flatten(-len(model.shape)) if len(model.shape) > 1 else nn.Identity()
@@ -124,12 +92,12 @@ def _layers(model: nn.Module) -> Iterator[nn.Module]:
         yield model.linears[-1]
     elif type(model) is nn.Sequential:
         for part in model:
-            yield from _layers(part)
+            yield from layers_of(part)
     else:
         yield model
 
 
-def _through(layer: nn.Module, middle: Tensor, reach: Tensor, batch_statistics: bool) -> tuple[Tensor, Tensor]:
+def through(layer: nn.Module, middle: Tensor, reach: Tensor, batch_statistics: bool) -> tuple[Tensor, Tensor]:
     """The box of a layer's answers to a box of inputs, each as its middle and how far it reaches to either side."""
     if isinstance(layer, nn.Linear):
         return layer(middle), F.linear(reach, layer.weight.abs())

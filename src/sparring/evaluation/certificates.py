@@ -1,4 +1,4 @@
-"""The other side of an attack: examples that nothing inside the ball can have misclassified, by interval bounds.
+"""The other side of an attack: examples that nothing inside the ball can have misclassified.
 
 Attacks give an upper bound on robust accuracy, certificates a lower one. Letters: E values of eps, N examples.
 """
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sparring.crown import certified
 from sparring.data import Data
 from sparring.evaluation.statistics import Interval, wilson
-from sparring.ibp import certified
 from sparring.models import check_single
 from sparring.threat import ThreatModel, check_eps
 
@@ -44,10 +44,10 @@ class Certificates:
 
 
 def certify(model: nn.Module, data: Data, eps: Sequence[float], *, batch_size: int = 500) -> Certificates:
-    """Certify every example at every eps by interval bounds, in double precision on the processor.
+    """Certify every example at every eps by interval and linear bounds (`sparring.crown`), in double precision on the processor.
 
     Worth something for a model that was trained with `Game(..., ibp=...)`; of another hardly an example is certified, which
-    says nothing about it. Raises InputError for a model with a layer that `sparring.ibp` has no rule for.
+    says nothing about it. Raises InputError for a model that `sparring.crown.certified` refuses.
     """
     check_single(model, "certify")
     grid = tuple(check_eps(one) for one in eps)

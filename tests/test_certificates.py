@@ -1,4 +1,4 @@
-"""Interval bounds: exact for a linear network, never below what a point of the ball gives, and what a game makes of them."""
+"""Interval and linear bounds: exact for a linear network, never below what a point of the ball gives, and a game with them."""
 
 from collections.abc import Callable
 
@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 import sparring
 from sparring.attacks import APGD, Cascade, Square
+from sparring.crown import certified, linear_margins
 from sparring.errors import CannotStack, InputError
 from sparring.evaluation import certify
 from sparring.game.assured import Assurance
-from sparring.ibp import certified, check_bounded, worst_margins
+from sparring.ibp import check_bounded, worst_margins
 from sparring.losses import cross_entropy
 from sparring.models import Normalize, mlp
 from sparring.randomness import Stream
@@ -64,12 +65,27 @@ def batch(n: int = 20) -> tuple[Tensor, Tensor]:
     return torch.rand(n, *SHAPE, generator=generator), torch.randint(10, (n,), generator=generator)
 
 
-@pytest.mark.parametrize("make", [convolutional, perceptron, linear])
-@pytest.mark.parametrize("eps", [0.0, 0.1, 1.0])
-def test_no_point_of_the_ball_exceeds_the_bound(make: Made, eps: float) -> None:
+def rectified() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, stride=2),
+        nn.BatchNorm2d(4),
+        nn.ReLU(inplace=True),
+        nn.Flatten(),
+        nn.Linear(36, 12),
+        nn.LeakyReLU(0.2),
+        nn.Linear(12, 12),
+        nn.LeakyReLU(1.5),
+        nn.Linear(12, 10),
+    )
+
+
+@pytest.mark.parametrize("make", [convolutional, rectified, perceptron, linear])
+@pytest.mark.parametrize("eps", [0.0, 0.01, 0.1, 1.0])
+@pytest.mark.parametrize("margins", [worst_margins, linear_margins])
+def test_no_point_of_the_ball_exceeds_the_bound(make: Made, eps: float, margins: Callable[..., Tensor]) -> None:
     model, (x, y) = used(make), batch()
     threat = ThreatModel(eps, SHAPE)
-    bound = worst_margins(model, x, y, threat)
+    bound = margins(model, x, y, threat)
     generator = torch.Generator().manual_seed(2)
     points = [threat.random_start(x, generator) for _ in range(50)]
     points += [threat.moved(x, torch.sign(torch.randn(x.shape, generator=generator))) for _ in range(50)]
@@ -77,28 +93,79 @@ def test_no_point_of_the_ball_exceeds_the_bound(make: Made, eps: float) -> None:
     for point in points:
         logits = model(point)
         assert (logits - logits.gather(1, y[:, None]) <= bound + 1e-4).all()
-    if eps == 0:
+    if eps == 0:  # no longer a bound
         logits = model(x)
         torch.testing.assert_close(bound, logits - logits.gather(1, y[:, None]), atol=1e-4, rtol=1e-4)
 
 
-def test_of_a_linear_model_the_bound_is_reached() -> None:
+@pytest.mark.parametrize("margins", [worst_margins, linear_margins])
+def test_of_a_linear_model_the_bound_is_reached(margins: Callable[..., Tensor]) -> None:
     model, (x, y) = used(linear), batch()
     weight = model[1].weight  # type: ignore[index]
-    bound = worst_margins(model, x, y, THREAT)
+    bound = margins(model, x, y, THREAT)
     for k in range(10):
         corner = THREAT.moved(x, torch.sign(weight[k] - weight[y]).view(x.shape).detach())
         logits = model(corner)
         torch.testing.assert_close(logits[:, k] - logits.gather(1, y[:, None])[:, 0], bound[:, k], atol=1e-4, rtol=1e-4)
 
 
+def test_where_no_unit_bends_linear_bounds_are_exact_and_interval_bounds_are_not() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10)).eval()
+    with torch.no_grad():
+        model[1].bias += 10.0  # type: ignore[operator]
+    x, y = batch()
+    merged = model[3].weight @ model[1].weight  # type: ignore[operator]
+    loose, tight = worst_margins(model, x, y, THREAT), linear_margins(model, x, y, THREAT)
+    for k in range(10):
+        logits = model(THREAT.moved(x, torch.sign(merged[k] - merged[y]).view(x.shape).detach()))
+        torch.testing.assert_close(logits[:, k] - logits.gather(1, y[:, None])[:, 0], tight[:, k], atol=1e-4, rtol=1e-4)
+    assert (loose >= tight - 1e-4).all() and loose.mean() > tight.mean() + 0.1
+
+
+def test_lines_above_and_below_a_bent_unit_are_where_they_belong() -> None:
+    """Of a unit a in [-1, 1] and of a + 10: relu(a) - 0.9 a is below 0.9, and for 0.5 a - relu(a) the lines say 0.5."""
+    model = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 3)).eval()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[2.0], [2.0]]))
+        model[0].bias.copy_(torch.tensor([-1.0, 9.0]))
+        model[2].weight.copy_(torch.tensor([[0.0, 0.0], [1.0, -0.9], [-1.0, 0.5]]))
+        model[2].bias.copy_(torch.tensor([0.0, 9.0, -5.0]))
+    x, y = torch.tensor([[0.5]]), torch.tensor([0])
+    torch.testing.assert_close(linear_margins(model, x, y, ThreatModel(0.5, (1,))), torch.tensor([[0.0, 0.9, 0.5]]))
+    narrow = linear_margins(
+        model, torch.tensor([[0.3]]), y, ThreatModel(0.3, (1,))
+    )  # a in [-1, 0.2]: the lower line is 0
+    torch.testing.assert_close(narrow, torch.tensor([[0.0, 0.9, 0.1]]))
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2, 1.0, 1.7])
+def test_on_a_line_no_point_exceeds_the_bound(slope: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.zeros(1, dtype=torch.long), torch.tensor([[0.5]], dtype=torch.float64)
+    gaps = []
+    for _ in range(100):
+        layers = [nn.Linear(1, 3), nn.LeakyReLU(slope), nn.Linear(3, 3), nn.LeakyReLU(slope), nn.Linear(3, 2)]
+        model = nn.Sequential(*layers).double().eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+            values = model(torch.linspace(0.1, 0.9, 401, dtype=torch.float64).unsqueeze(-1))
+        most = (values[:, 1] - values[:, 0]).max()
+        for margins in (worst_margins, linear_margins):
+            gaps.append(margins(model, x, y, ThreatModel(0.4, (1,)))[0, 1] - most)
+    assert min(gaps) > -1e-9
+    assert slope > 1 or min(gaps[1::2]) < 0.05  # and here and there it is nearly reached
+
+
 def test_every_example_may_have_its_own_radius() -> None:
     model, (x, y) = used(convolutional), batch(4)
     radii = torch.tensor([0.0, 0.05, 0.1, 0.3])
-    together = worst_margins(model, x, y, ThreatModel(radii, SHAPE))
-    for i, eps in enumerate(radii.tolist()):
-        alone = worst_margins(model, x[i : i + 1], y[i : i + 1], ThreatModel(eps, SHAPE))
-        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-4, rtol=1e-4)
+    for margins in (worst_margins, linear_margins):
+        together = margins(model, x, y, ThreatModel(radii, SHAPE))
+        for i, eps in enumerate(radii.tolist()):
+            alone = margins(model, x[i : i + 1], y[i : i + 1], ThreatModel(eps, SHAPE))
+            torch.testing.assert_close(together[i : i + 1], alone, atol=1e-4, rtol=1e-4)
 
 
 def test_a_batchs_statistics_are_used_and_the_running_ones_left_alone() -> None:
@@ -124,6 +191,8 @@ def test_what_is_certified_no_attack_breaks_and_the_looser_bound_certifies_less(
     attack = Cascade((APGD(threat), APGD(threat, "margin", targets=9), Square(threat, 1000)), threat)
     broken = model(attack(model, test.floats(), test.labels)).argmax(-1) != test.labels
     assert broken.any() and not (broken & found.certain[0]).any()
+    by_intervals = (worst_margins(model, test.floats(), test.labels, threat) < 0).sum(-1) == 9
+    assert (found.certain[0] & ~by_intervals).sum() > 5  # what linear bounds add
     plain = mlp(train.shape, [64, 32, 10])
     sparring.Game(plain, eps=0.25, eps_low=0.05, clean_share=0.0).fit(train, epochs=2)
     assert certify(plain, test, [0.1]).accuracy(0.1) < found.accuracy(0.1) - 0.3
