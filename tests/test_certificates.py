@@ -155,7 +155,7 @@ def test_on_a_line_no_point_exceeds_the_bound(slope: float) -> None:
         for margins in (worst_margins, linear_margins):
             gaps.append(margins(model, x, y, ThreatModel(0.4, (1,)))[0, 1] - most)
     assert min(gaps) > -1e-9
-    assert slope > 1 or min(gaps[1::2]) < 0.05  # and here and there it is nearly reached
+    assert slope > 1 or min(gaps[1::2]) < 0.2  # and here and there it is nearly reached
 
 
 def test_every_example_may_have_its_own_radius() -> None:
