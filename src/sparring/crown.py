@@ -88,11 +88,11 @@ def _before_rising(layer: nn.Module, weight: Tensor, box: Box) -> tuple[Tensor, 
         shape = (*weight.shape[:2], *middle.shape[1:])
         return weight.new_zeros(shape), _summed(rises * most.unsqueeze(1)) + _summed(falls * least.unsqueeze(1))
     least, most = torch.where(low < 0, slope * low, low), torch.where(high < 0, slope * high, high)
-    bent = (low < 0) & (high > 0)
-    straight = torch.where(high <= 0, slope, 1.0).to(low.dtype)
+    bent, flat, steep = (low < 0) & (high > 0), torch.full_like(low, slope), torch.ones_like(low)
+    straight = torch.where(high <= 0, flat, steep)
     above = torch.where(bent, (most - least) / (high - low).clamp(min=torch.finfo(low.dtype).tiny), straight)
     over = torch.where(bent, least - above * low, 0.0)
-    below = torch.where(bent, torch.where(high >= -low, 1.0, slope).to(low.dtype), straight)
+    below = torch.where(bent, torch.where(high >= -low, steep, flat), straight)
     return rises * above.unsqueeze(1) + falls * below.unsqueeze(1), _summed(rises * over.unsqueeze(1))
 
 
