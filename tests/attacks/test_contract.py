@@ -19,6 +19,7 @@ from sparring.attacks import (
     Noise,
     RayS,
     Rehearsal,
+    Smoothed,
     Square,
     WorstCase,
     fgsm,
@@ -101,6 +102,10 @@ ATTACKS: dict[str, Callable[[ThreatModel], Attack]] = {
     "apgd margin": lambda threat: APGD(threat, "margin", targets=9, steps=5, stream=stream()),
     "square": lambda threat: Square(threat, queries=12, stream=stream()),
     "square chunks": lambda threat: Square(threat, queries=9, rescale=False, stream=stream(), chunk=3),
+    "smoothed": lambda threat: Smoothed(threat, steps=6, stream=stream()),
+    "smoothed margin": lambda threat: Smoothed(
+        threat, "margin", steps=3, samples=2, restarts=2, stream=stream(), chunk=5
+    ),
     "fab": lambda threat: FAB(threat, steps=5, bisections=3),
     "rays": lambda threat: RayS(threat, queries=20),
     "escalation": lambda threat: Escalation(
@@ -121,6 +126,8 @@ SHARED = {
     "apgd margin",
     "square",
     "square chunks",
+    "smoothed",
+    "smoothed margin",
     "rehearsal",
     "recurrent, rehearsed",
 }  # every example is given the same draws
@@ -444,7 +451,7 @@ def test_the_same_position_of_a_stream_gives_the_same_attack(
     attack = ATTACKS[name](ThreatModel(EPS, SHAPE))
     inner = attack.attacks[1] if isinstance(attack, WorstCase) else attack
     inner = inner.start if isinstance(inner, LearnedAttack) else inner
-    assert isinstance(inner, PGD | Noise | APGD | Square | Rehearsal)
+    assert isinstance(inner, PGD | Noise | APGD | Square | Rehearsal | Smoothed)
     inner.stream.seek(2, 5)
     first = attack(model, *batch)
     second = attack(model, *batch)

@@ -13,6 +13,7 @@ from sparring.attacks.hard_label import RayS
 from sparring.attacks.learned import LearnedAttack
 from sparring.attacks.minimal import FAB
 from sparring.attacks.noise import Noise
+from sparring.attacks.smoothed import Smoothed
 from sparring.attacks.square import Square
 from sparring.attacks.suites import Cascade, Escalation, quick_suite, standard_suite
 from sparring.attacks.transferred import Rehearsal, Together, Transferred
@@ -29,6 +30,7 @@ __all__ = [
     "Noise",
     "RayS",
     "Rehearsal",
+    "Smoothed",
     "Square",
     "Together",
     "Transferred",
