@@ -5,12 +5,13 @@ Attacks give an upper bound on robust accuracy, certificates a lower one. Letter
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparring.crown import certified
-from sparring.data import Data
+from sparring.data import as_data
 from sparring.evaluation.statistics import Interval, wilson
 from sparring.models import check_single
 from sparring.threat import ThreatModel, check_eps
@@ -43,14 +44,15 @@ class Certificates:
         return "\n".join(lines)
 
 
-def certify(model: nn.Module, data: Data, eps: Sequence[float], *, batch_size: int = 500) -> Certificates:
-    """Certify every example at every eps by interval and linear bounds (`sparring.crown`), in double precision on the processor.
+def certify(model: nn.Module, data: Any, eps: float | Sequence[float], *, batch_size: int = 500) -> Certificates:
+    """Certify every example of a Data, a Dataset, a DataLoader or (x, y) arrays at every eps, in double precision.
 
     Worth something for a model that was trained with `Game(..., ibp=...)`; of another hardly an example is certified, which
     says nothing about it. Raises InputError for a model that `sparring.crown.certified` refuses.
     """
     check_single(model, "certify")
-    grid = tuple(check_eps(one) for one in eps)
+    grid = tuple(check_eps(one) for one in ([eps] if isinstance(eps, int | float) else eps))
+    data = as_data(data)
     x, y = data.floats(), data.labels
     rows = [certified(model, x, y, ThreatModel(one, data.shape), batch_size=batch_size) for one in grid]
     return Certificates(grid, torch.stack(rows) if rows else torch.zeros(0, len(y), dtype=torch.bool))
