@@ -113,7 +113,7 @@ def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict
         ATTACKS[3]: lambda: left_by(Cascade(standard_suite(threat, 10, test.shape), threat), model, x, y),
     }
     if importlib.util.find_spec("pyautoattack"):
-        pieces = options.out / f"conv-{seed}-autoattack.json"
+        pieces = options.out / f"conv-{seed}-autoattack-{options.official}.json"
         attacks[ATTACKS[4]] = lambda: official(model, stratified(some, options.official), threat, pieces)
     attacks = {name: attack for name, attack in attacks.items() if name in options.attacks}
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {"left": {}}
@@ -155,9 +155,10 @@ def official(model: nn.Module, data: Data, threat: ThreatModel, file: Path) -> l
     from pyautoattack import AutoAttack
 
     x, y = data.floats(), data.labels
+    certain = certified(model, x, y, threat)
     with torch.no_grad():
-        asked = ((model(x).argmax(-1) == y) & ~certified(model, x, y, threat)).nonzero().flatten()
-    n_certain = int(certified(model, x, y, threat).sum())
+        asked = ((model(x).argmax(-1) == y) & ~certain).nonzero().flatten()
+    n_certain = int(certain.sum())
     attack = AutoAttack(folded(model), device=x.device, eps=EPS, seed=0, version="standard")
     left: list[int] = json.loads(file.read_text()) if file.is_file() else []
     for index in asked.split(PIECE if x.device.type == "cpu" else len(x))[len(left) :]:

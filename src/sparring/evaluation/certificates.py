@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparring.crown import certified
 from sparring.data import as_data
+from sparring.errors import InputError
 from sparring.evaluation.statistics import Interval, wilson
 from sparring.models import check_single
 from sparring.threat import ThreatModel, check_eps
@@ -25,7 +26,7 @@ class Certificates:
     certain: Tensor  # (E, N) bool
 
     def accuracy(self, eps: float) -> float:
-        """The share of examples that no perturbation inside the ball breaks, at an eps of the grid."""
+        """The share of examples that no perturbation inside the ball breaks, at an eps of the grid; else raises InputError."""
         return int(self._at(eps).sum()) / self.certain.shape[1]
 
     def interval(self, eps: float) -> Interval:
@@ -33,6 +34,8 @@ class Certificates:
         return wilson(int(self._at(eps).sum()), self.certain.shape[1])
 
     def _at(self, eps: float) -> Tensor:
+        if eps not in self.eps:
+            raise InputError(f"eps {eps:g} was not asked for; asked: {', '.join(f'{e:g}' for e in self.eps)}")
         return self.certain[self.eps.index(eps)]
 
     def __str__(self) -> str:
