@@ -187,7 +187,7 @@ def test_what_is_certified_no_attack_breaks_and_the_looser_bound_certifies_less(
     assert (found.certain[1] <= found.certain[0]).all()
     from_arrays = certify(model, (test.floats().numpy(), test.labels.numpy()), 0.1)
     assert torch.equal(from_arrays.certain[0], found.certain[0])
-    with pytest.raises(InputError, match="0.3 was not asked for; asked: 0.1, 0.2"):
+    with pytest.raises(InputError, match="was not asked for"):
         found.accuracy(0.3)
     assert found.interval(0.1).low < found.accuracy(0.1) < found.interval(0.1).high
     assert "certified" in str(found) and f"n = {len(test)}" in str(found)
