@@ -161,11 +161,14 @@ def official(model: nn.Module, data: Data, threat: ThreatModel, file: Path) -> l
     n_certain = int(certain.sum())
     attack = AutoAttack(folded(model), device=x.device, eps=EPS, seed=0, version="standard")
     left: list[int] = json.loads(file.read_text()) if file.is_file() else []
-    for index in asked.split(PIECE if x.device.type == "cpu" else len(x))[len(left) :]:
+    pieces = asked.split(PIECE if x.device.type == "cpu" else len(x))
+    met = sum(len(index) for index in pieces[: len(left)])
+    for index in pieces[len(left) :]:
         found = attack.run_standard_evaluation(x[index], y[index], batch_size=len(index))[0]
         left.append(right(model, threat.project(found, x[index]), y[index]))
         file.write_text(json.dumps(left))
-        print(f"{file.stem}: {sum(left)} left of {len(left) * PIECE} of {len(asked)}, {n_certain} certain", flush=True)
+        met += len(index)
+        print(f"{file.stem}: {sum(left)} left of {met} of {len(asked)}, {n_certain} certain", flush=True)
     return [n_certain + sum(left), len(y)]
 
 
