@@ -271,7 +271,7 @@ def _convolutional(game: str, epochs: int, device: str, rows: Sequence[dict[str,
     took = f"{min(seconds)} to {max(seconds)} s" if len(rows) > 1 else f"{seconds[0]} s"
     return (
         f"A small convolutional network at eps {first['eps']:g}, {len(rows)} seed{'s' * (len(rows) > 1)}, {epochs} epochs "
-        f"in {took} on {where} (`python runs/conv.py OUT results/beyond-mnist --game {game}`): "
+        f"in {took} on {where} (`python runs/conv.py OUT results/beyond-mnist --game {game} --epochs {epochs}`): "
         f"{_cell([row['clean'] for row in rows], 2)} % clean{at_least}; {'; '.join(left)}."
     )
 

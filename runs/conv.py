@@ -113,7 +113,7 @@ def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict
         ATTACKS[3]: lambda: left_by(Cascade(standard_suite(threat, 10, test.shape), threat), model, x, y),
     }
     if importlib.util.find_spec("pyautoattack"):
-        pieces = options.out / f"conv-{seed}-autoattack-{options.official}.json"
+        pieces = options.out / f"autoattack-{seed}-{options.official}.json"
         attacks[ATTACKS[4]] = lambda: official(model, stratified(some, options.official), threat, pieces)
     attacks = {name: attack for name, attack in attacks.items() if name in options.attacks}
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {"left": {}}
