@@ -210,6 +210,13 @@ def test_an_example_that_is_wrong_is_never_certified() -> None:
     assert certified(model, x[:0], y[:0], THREAT).shape == (0,)
 
 
+class Bump(nn.ReLU):
+    """Called a ReLU, and no such thing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -x.square()
+
+
 def test_a_model_that_cannot_be_followed_is_refused() -> None:
     x, y = batch(4)
     unknown = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.GELU(), nn.Linear(16, 10))
@@ -222,6 +229,8 @@ def test_a_model_that_cannot_be_followed_is_refused() -> None:
             nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.LeakyReLU(-0.5), nn.Linear(10, 10)),
             "no rule for LeakyReLU",
         ),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.ELU(-1.0), nn.Linear(10, 10)), "no rule for ELU"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 10), Bump(), nn.Linear(10, 10)), "no rule for Bump"),
         (nn.Sequential(), "got no layer"),
     ):
         with pytest.raises(InputError, match=message):
@@ -233,8 +242,9 @@ def test_a_model_that_cannot_be_followed_is_refused() -> None:
     )
     check_bounded(no_statistics)  # they are enough for training
     assert worst_margins(no_statistics, x, y, THREAT, batch_statistics=True).isfinite().all()
-    with pytest.raises(InputError, match="running statistics"):
-        certified(no_statistics, x, y, THREAT)
+    for ask in (certified, linear_margins):
+        with pytest.raises(InputError, match="running statistics"):
+            ask(no_statistics, x, y, THREAT)
     hooked = used(linear)
     hooked[1].register_forward_hook(lambda module, inputs, out: 2 * out)  # type: ignore[index]
     with pytest.raises(InputError, match="not those of its layers"):

@@ -11,6 +11,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from sparring import modes
 from sparring.errors import InputError
 from sparring.ibp import AFFINE, ball, check_bounded, differences, layers_of, through, worst_margins
 from sparring.threat import ThreatModel
@@ -51,12 +52,12 @@ def linear_margins(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) 
     check_bounded(model)
     *layers, last = layers_of(model)
     assert isinstance(last, nn.Linear)
-    boxes = [ball(x, threat)]  # of each layer's inputs
-    with torch.no_grad():
-        for layer in layers[:-1]:
+    boxes = [ball(x, threat)]  # of each layer's inputs, and of the last one's outputs
+    with torch.no_grad(), modes.evaluation(model):
+        for layer in layers:
             boxes.append(through(layer, *boxes[-1], batch_statistics=False))
         weight, bound = differences(last, y)
-        for layer, box in zip(reversed(layers), reversed(boxes), strict=True):
+        for layer, box in zip(reversed(layers), reversed(boxes[:-1]), strict=True):
             weight, more = (_before_affine if isinstance(layer, AFFINE) else _before_rising)(layer, weight, box)
             bound = bound + more
         middle, reach = boxes[0]

@@ -62,7 +62,8 @@ def check_bounded(model: nn.Module) -> None:
         came = type(layers[-1]).__name__ if layers else "no layer"
         raise InputError(f"interval bounds need a model that ends in a Linear layer; got {came} at its end")
     for layer in layers:
-        if not isinstance(layer, KNOWN) or (isinstance(layer, nn.LeakyReLU) and layer.negative_slope < 0):
+        falls = getattr(layer, "negative_slope", 0.0) < 0 or (isinstance(layer, nn.ELU) and layer.alpha < 0)
+        if type(layer) not in KNOWN or falls:  # a subclass may compute anything
             raise InputError(
                 f"interval bounds have no rule for {layer}: they know models.mlp and a Sequential of linear, convolution, "
                 "batch norm, pooling and rising activation layers"
@@ -106,11 +107,11 @@ def through(layer: nn.Module, middle: Tensor, reach: Tensor, batch_statistics: b
     if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
         return _normalised(layer, middle, reach, batch_statistics)
     if isinstance(layer, Normalize):
-        return layer(middle), reach / layer.std
+        return layer(middle), (reach / layer.std).abs()
     if isinstance(layer, RANDOM):
         return middle, reach
     if isinstance(layer, SHAPING + AVERAGING):
-        return layer(middle), layer(reach)
+        return layer(middle), layer(reach).abs()
     low, high = layer(middle - reach), layer(middle + reach)
     return (low + high) / 2, (high - low) / 2
 

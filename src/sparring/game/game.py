@@ -90,7 +90,7 @@ class Game:
         recurrent adversary, "cross_entropy" for a network.
 
         `ibp`, in [0, 1): the share of the defender's objective that interval bounds have (`Assurance`), for a bound from below by
-        `sparring.evaluation.certify`. It costs clean accuracy, adds none under attack, and up to doubles the seconds; the
+        `sparring.evaluation.certify`. It costs clean accuracy and seconds, and adds no accuracy under attack; the
         defender must be a `models.mlp` or a Sequential of layers that `sparring.ibp` knows.
 
         Raises InputError for settings that do not go together.
