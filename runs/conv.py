@@ -4,13 +4,14 @@
                         [--official 1000] [--attacks Auto-PGD ...] [--held-out] [--device cpu] [--data-root FOLDER]
 
 The game is one of GAMES. With `--held-out` it trains on the first 55,000 training images, and the others are attacked.
-OUT/conv-SEED.pt keeps a trained network, OUT/conv-SEED.json what was found of it; the same command then goes on, and calls for
-other seeds may run beside it; every game needs an OUT of its own. A network is attacked on stratified images, the same for all
-seeds (10000: all test images), by Auto-PGD on cross-entropy and on the margin for three targets, by Smoothed from two starts, by
-Auto-PGD and 5,000 queries of Square, by the library's standard suite, then, where the package pyautoattack is installed, by the
-official AutoAttack's standard version, in fp32 throughout. AutoAttack meets only the images that are right and not certified: it
-could not break the others. Clean and certified accuracy are over all test images (or held-out ones). Written: conv.jsonl, a row
-for every seed in OUT, and for those that only the file knows.
+OUT/conv-SEED.pt keeps a trained network, OUT/conv-SEED.json what was found of it, OUT/left-SEED-IMAGES.json which images every
+attack leaves; the same command then goes on, and calls for other seeds may run beside it; every game needs an OUT of its own. A
+network is attacked on stratified images, the same for all seeds (10000: all test images), by Auto-PGD on cross-entropy and on
+the margin for three targets, by Smoothed from two starts, by Auto-PGD and 5,000 queries of Square, by the library's standard
+suite, then, where the package pyautoattack is installed, by the official AutoAttack's standard version, in fp32 throughout.
+AutoAttack meets only the images that are right and not certified: it could not break the others. `worst` counts the images that
+every attack leaves which met as many as AutoAttack did. Clean and certified accuracy are over all test images (or held-out
+ones). Written: conv.jsonl, a row for every seed in OUT, and for those that only the file knows.
 """
 
 import argparse
@@ -18,7 +19,6 @@ import copy
 import importlib.util
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from sparring.process import keep_freed_memory, use_faster_products
 from sparring.threat import ThreatModel
 
 EPS, HELD_OUT = 0.3, 5000
+AT_ONCE = 1000  # images that an attack of the library meets at once
 PIECE = 100  # images that AutoAttack meets at once on a processor
 GAMES: dict[str, dict[str, Any]] = {  # name -> settings of a Game
     "bounded": {"eps": 0.33, "eps_low": 0.1, "clean_share": 0.0, "ibp": 0.01},
@@ -104,24 +105,27 @@ def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict
         epochs, device = options.epochs, where(options.device)
         torch.save({"model": model.state_dict(), "seconds": seconds, "epochs": epochs, "device": device}, kept)
     model.to(options.device)
-    some, threat = stratified(test, options.examples).to(options.device), ThreatModel(EPS, test.shape)
-    x, y = some.floats(), some.labels
-    attacks: dict[str, Callable[[], list[int]]] = {
-        ATTACKS[0]: lambda: left_by(Cascade(apgd(threat), threat), model, x, y),
-        ATTACKS[1]: lambda: left_by(Smoothed(threat, restarts=2), model, x, y),
-        ATTACKS[2]: lambda: left_by(Cascade((*apgd(threat), Square(threat, rescale=False)), threat), model, x, y),
-        ATTACKS[3]: lambda: left_by(Cascade(standard_suite(threat, 10, test.shape), threat), model, x, y),
+    threat, n_examples = ThreatModel(EPS, test.shape), min(options.examples, len(test))
+    attacks: dict[str, Attack] = {
+        ATTACKS[0]: Cascade(apgd(threat), threat),
+        ATTACKS[1]: Smoothed(threat, restarts=2),
+        ATTACKS[2]: Cascade((*apgd(threat), Square(threat, rescale=False)), threat),
+        ATTACKS[3]: Cascade(standard_suite(threat, 10, test.shape), threat),
     }
+    shown = dict.fromkeys(attacks, n_examples)
     if importlib.util.find_spec("pyautoattack"):
-        pieces = options.out / f"autoattack-{seed}-{options.official}.json"
-        attacks[ATTACKS[4]] = lambda: official(model, stratified(some, options.official), threat, pieces)
-    attacks = {name: attack for name, attack in attacks.items() if name in options.attacks}
+        shown[ATTACKS[4]] = min(options.official, n_examples)
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {"left": {}}
     with full_fp32():
-        for attack, left in attacks.items():
-            if attack not in found["left"]:
-                clean = sparring.evaluation.clean(model, test.to(options.device)).accuracy
-                certain = sparring.evaluation.certify(model, test, [EPS]).accuracy(EPS)
+        for name, n in shown.items():
+            if name not in options.attacks or found["left"].get(name, [0, 0])[1] >= n:
+                continue
+            data = stratified(test, n).to(options.device)
+            if name in attacks:
+                left = left_by(attacks[name], model, data)
+            else:
+                left = official(model, data, threat, options.out / f"autoattack-{seed}-{n}.json")
+            if "certified" not in found:
                 found |= {
                     "game": options.game,
                     "held_out": options.held_out,
@@ -129,16 +133,29 @@ def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict
                     "eps": EPS,
                     "epochs": epochs,
                 }
-                found |= {"seconds": round(seconds), "device": device, "threads": options.threads, "clean": clean}
-                found["certified"] = certain
-                found["left"][attack] = left()
-                file.write_text(json.dumps(found) + "\n")
+                found |= {"seconds": round(seconds), "device": device, "threads": options.threads}
+                found["clean"] = sparring.evaluation.clean(model, test.to(options.device)).accuracy
+                found["certified"] = sparring.evaluation.certify(model, test, [EPS]).accuracy(EPS)
+            found["left"][name] = [int(left.sum()), n]
+            every = remembered(options.out / f"left-{seed}-{n}.json", name, left)
+            if n == shown.get(ATTACKS[4]):
+                found["worst"] = [int(every.sum()), n]
+            file.write_text(json.dumps(found) + "\n")
     return found
 
 
-def left_by(attack: Attack, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> list[int]:
-    """How many an attack leaves, and of how many."""
-    return [right(model, attack(model, x, y), y), len(y)]
+def left_by(attack: Attack, model: nn.Module, data: Data) -> torch.Tensor:
+    """Which images an attack leaves."""
+    parts = zip(data.floats().split(AT_ONCE), data.labels.split(AT_ONCE), strict=True)
+    return torch.cat([right(model, attack(model, x, y), y) for x, y in parts])
+
+
+def remembered(file: Path, name: str, left: torch.Tensor) -> torch.Tensor:
+    """`file` keeps which images an attack leaves; returns which all that it knows leave."""
+    kept: dict[str, str] = json.loads(file.read_text()) if file.is_file() else {}
+    kept[name] = "".join(str(int(one)) for one in left)
+    file.write_text(json.dumps(kept) + "\n")
+    return torch.tensor([set(marks) == {"1"} for marks in zip(*kept.values(), strict=True)])
 
 
 def apgd(threat: ThreatModel) -> tuple[Attack, ...]:
@@ -146,8 +163,8 @@ def apgd(threat: ThreatModel) -> tuple[Attack, ...]:
     return APGD(threat), APGD(threat, "margin", targets=3)
 
 
-def official(model: nn.Module, data: Data, threat: ThreatModel, file: Path) -> list[int]:
-    """How many the official AutoAttack leaves, and of how many; `file` keeps what is found, for a call that goes on.
+def official(model: nn.Module, data: Data, threat: ThreatModel, file: Path) -> torch.Tensor:
+    """Which images the official AutoAttack leaves; `file` keeps what is found, for a call that goes on.
 
     It searches on a copy whose batch norms are folded into the layers before them, which is up to 1.8 times as fast; what it
     returns counts by what the model itself says of it.
@@ -156,20 +173,22 @@ def official(model: nn.Module, data: Data, threat: ThreatModel, file: Path) -> l
 
     x, y = data.floats(), data.labels
     certain = certified(model, x, y, threat)
-    with torch.no_grad():
-        asked = ((model(x).argmax(-1) == y) & ~certain).nonzero().flatten()
-    n_certain = int(certain.sum())
+    asked = (right(model, x, y) & ~certain).nonzero().flatten()
+    n_certain, n_asked = int(certain.sum()), len(asked)
     attack = AutoAttack(folded(model), device=x.device, eps=EPS, seed=0, version="standard")
-    left: list[int] = json.loads(file.read_text()) if file.is_file() else []
+    left: list[list[int]] = (
+        json.loads(file.read_text()) if file.is_file() else []
+    )  # by piece, the images that it leaves
     pieces = asked.split(PIECE if x.device.type == "cpu" else len(x))
-    met = sum(len(index) for index in pieces[: len(left)])
-    for index in pieces[len(left) :]:
+    for done, index in enumerate(pieces[len(left) :], start=len(left) + 1):
         found = attack.run_standard_evaluation(x[index], y[index], batch_size=len(index))[0]
-        left.append(right(model, threat.project(found, x[index]), y[index]))
+        left.append(index[right(model, threat.project(found, x[index]), y[index])].tolist())
         file.write_text(json.dumps(left))
-        met += len(index)
-        print(f"{file.stem}: {sum(left)} left of {met} of {len(asked)}, {n_certain} certain", flush=True)
-    return [n_certain + sum(left), len(y)]
+        met, kept = sum(map(len, pieces[:done])), sum(map(len, left))
+        print(f"{file.stem}: {kept} left of {met} of {n_asked}, {n_certain} certain", flush=True)
+    remaining = certain.clone()
+    remaining[[index for piece in left for index in piece]] = True
+    return remaining
 
 
 def folded(model: nn.Module) -> nn.Module:
@@ -205,10 +224,10 @@ def trained(model: nn.Module, data: Data, epochs: int, seed: int, settings: dict
     return time.perf_counter() - started
 
 
-def right(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> int:
-    """How many are classified rightly."""
+def right(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Which are classified rightly."""
     with torch.no_grad():
-        return int((model(x).argmax(-1) == y).sum())
+        return torch.cat([model(some).argmax(-1) for some in x.split(AT_ONCE)]) == y
 
 
 if __name__ == "__main__":
