@@ -244,7 +244,7 @@ def in_short(rows: Sequence[WorstCaseRecord], grid: Sequence[float], convolution
 
 
 def convolutional(results: Path) -> str:
-    """What `runs/conv.py` found, in a paragraph; nothing where it has not run."""
+    """What `runs/conv.py` found, in a table; nothing where it has not run."""
     path = results / "conv.jsonl"
     if not path.is_file():
         return ""
@@ -253,27 +253,36 @@ def convolutional(results: Path) -> str:
     for row in rows:
         if not row["held_out"]:
             groups.setdefault((row["game"], row["epochs"], row["device"]), []).append(row)
-    return "\n\n".join(_convolutional(*key, own) for key, own in groups.items())
+    text = [
+        f"A small convolutional network at eps {rows[0]['eps']:g}, means over seeds, in %, by `python runs/conv.py OUT "
+        "results/beyond-mnist --game GAME --epochs EPOCHS`. Clean and certified accuracy are of all test images; an attack "
+        "leaves the last two columns of so many. AutoAttack is the official one.",
+        "",
+        "| game | seeds | epochs | seconds, on | clean | certified | attack | of | leaves | of one seed, at least |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *(line for key, own in groups.items() for line in _convolutional(*key, own)),
+    ]
+    return "\n".join(text)
 
 
-def _convolutional(game: str, epochs: int, device: str, rows: Sequence[dict[str, Any]]) -> str:
-    """Seeds that were trained alike."""
-    first, seconds, left = rows[0], [row["seconds"] for row in rows], []
-    for name in dict.fromkeys(name for row in rows for name in row["left"]):
-        counts = [row["left"][name] for row in rows if name in row["left"]]
-        on = "" if len(counts) == len(rows) else f" on {len(counts)} of the seeds"
-        n = " or ".join(f"{n:,}" for n in sorted({n for _, n in counts}))
+def _convolutional(game: str, epochs: int, device: str, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Seeds that were trained alike: a line for each attack, the first with what holds for all."""
+    seconds = sorted({row["seconds"] for row in rows})
+    where = f"{rows[0]['threads']} thread{'s' * (rows[0]['threads'] > 1)}" if device == "cpu" else f"one {device}"
+    certain = [row["certified"] for row in rows if "certified" in row]
+    lines, own = list[str](), [
+        f"`{game}`", str(len(rows)), str(epochs), f"{' to '.join(map(str, seconds[:1] + seconds[1:][-1:]))}, {where}",
+        _cell([row["clean"] for row in rows], 2), _cell(certain) if len(certain) == len(rows) else "-",
+    ]  # fmt: skip
+    found = [row["left"] | ({"all of these": row["worst"]} if "worst" in row else {}) for row in rows]
+    for name in dict.fromkeys(name for left in found for name in left):
+        counts = [left[name] for left in found if name in left]
         shares = [right / n for right, n in counts]
-        left.append(f"{name} leaves {_cell(shares)} % of {n}{on}, least {100 * min(shares):.1f}")
-    where = f"{first['threads']} thread{'s' * (first['threads'] > 1)}" if device == "cpu" else f"one {device}"
-    certain = [row["certified"] for row in rows if row.get("certified")]
-    at_least = f", {_cell(certain)} % certified" if len(certain) == len(rows) else ""
-    took = f"{min(seconds)} to {max(seconds)} s" if len(rows) > 1 else f"{seconds[0]} s"
-    return (
-        f"A small convolutional network at eps {first['eps']:g}, {len(rows)} seed{'s' * (len(rows) > 1)}, {epochs} epochs "
-        f"in {took} on {where} (`python runs/conv.py OUT results/beyond-mnist --game {game} --epochs {epochs}`): "
-        f"{_cell([row['clean'] for row in rows], 2)} % clean{at_least}; {'; '.join(left)}."
-    )
+        n = " or ".join(f"{n:,}" for n in sorted({n for _, n in counts}))
+        n += f", {len(counts)} of the seeds" if len(counts) < len(rows) else ""
+        lines.append(" | ".join([*own, name, n, _cell(shares), f"{100 * min(shares):.1f}"]))
+        own = [""] * len(own)
+    return [f"| {line} |" for line in lines]
 
 
 def _cell(values: Sequence[float], digits: int = 1) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sparring import modes
 from sparring.attacks.ascent import ASCENTS
-from sparring.attacks.rows import Rows, answers, bounds, chunks, fooled, part, put, put_at, rows, signs
+from sparring.attacks.rows import Best, Rows, answers, bounds, chunks, fooled, part, put, put_at, rows, signs
 from sparring.errors import InputError
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
@@ -57,23 +57,18 @@ class APGD:
         with modes.frozen(model):
             clean = answers(model, x, y, self.chunk)
             self._check_classes(clean.shape[-1])
-            x_adv, standing = x.clone(), ~fooled(clean, y)
-            best = torch.full(y.shape, -torch.inf, dtype=clean.dtype, device=x.device)
+            best = Best.of(clean, x, y)
             ranked = clean.scatter(-1, y.unsqueeze(-1), -torch.inf).argsort(dim=-1, descending=True)
             n_rounds = max(1, min(self.targets, clean.shape[-1] - 1))
             ascents = [(self._start(x), number % n_rounds) for number in range(self.restarts * n_rounds)]
-            while ascents and bool(standing.any()):
-                together = self._together(standing, len(ascents))
+            while ascents and bool(best.standing.any()):
+                together = self._together(best.standing, len(ascents))
                 starts, targets = zip(*ascents[:together], strict=True)
                 ascents = ascents[together:]
-                for index, threat in chunks(standing, self.chunk, self.threat):
+                for index, threat in chunks(best.standing, self.chunk, self.threat):
                     target = [ranked[..., k][index] for k in targets] if self.targets else None
-                    found, loss, broken = self._several(model, threat, x[index], y[index], target, starts)
-                    better = standing[index] & (broken | (loss > best[index]))
-                    x_adv[index] = torch.where(threat.over_pixels(better), found, x_adv[index])
-                    best[index] = torch.where(better, loss, best[index])
-                    standing[index] &= ~broken
-        return x_adv
+                    best.take(index, threat, *self._several(model, threat, x[index], y[index], target, starts))
+        return best.x_adv
 
     def checkpoints(self) -> list[int]:
         """After which steps the step size is reconsidered: ceil(p_j * steps), with the paper's p_j."""

@@ -1,7 +1,7 @@
 """What the strong attacks share: which examples still stand, and attacking only those, in chunks that fit a processor's cache."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -39,6 +39,28 @@ def chunks(standing: Tensor, chunk: int, threat: ThreatModel) -> Iterator[tuple[
     for index in standing.nonzero().squeeze(-1).split(chunk):
         if len(index):
             yield index, part(threat, standing.shape, index)
+
+
+@dataclass
+class Best:
+    """Over several ascents the best that is known of every example: its first broken point, else the one of highest loss."""
+
+    x_adv: Tensor  # (..., *shape)
+    standing: Tensor  # (...) bool
+    loss: Tensor  # (...)
+
+    @classmethod
+    def of(cls, clean: Tensor, x: Tensor, y: Tensor) -> "Best":
+        """Before any ascent: x itself, whose logits are `clean`."""
+        loss = torch.full(y.shape, -torch.inf, dtype=clean.dtype, device=x.device)
+        return cls(x.clone(), ~fooled(clean, y), loss)
+
+    def take(self, index: Any, threat: ThreatModel, points: Tensor, loss: Tensor, broken: Tensor) -> None:
+        """What an ascent found for the examples at `index`, those of one of the `chunks` of `standing`, with its threat."""
+        better = self.standing[index] & (broken | (loss > self.loss[index]))
+        self.x_adv[index] = torch.where(threat.over_pixels(better), points, self.x_adv[index])
+        self.loss[index] = torch.where(better, loss, self.loss[index])
+        self.standing[index] &= ~broken
 
 
 def part(threat: ThreatModel, shape: torch.Size, index: Tensor) -> ThreatModel:

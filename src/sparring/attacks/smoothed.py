@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sparring import modes
 from sparring.attacks.ascent import ASCENTS
-from sparring.attacks.rows import answers, chunks, fooled, part
+from sparring.attacks.rows import Best, answers, chunks, fooled, part
 from sparring.errors import InputError
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
@@ -55,19 +55,13 @@ class Smoothed:
         if not y.numel():
             return x.clone()
         with modes.frozen(model):
-            clean = answers(model, x, y, self.chunk)
-            x_adv, standing = x.clone(), ~fooled(clean, y)
-            best = torch.full(y.shape, -torch.inf, dtype=clean.dtype, device=x.device)
+            best = Best.of(answers(model, x, y, self.chunk), x, y)
             generator = self.stream.generator(x.device)
             for _ in range(self.restarts):
                 draws = self._draws(x, generator)
-                for index, threat in chunks(standing, self.chunk, self.threat):
-                    found, loss, broken = self._ascend(model, threat, x[index], y[index], draws)
-                    better = standing[index] & (broken | (loss > best[index]))
-                    x_adv[index] = torch.where(threat.over_pixels(better), found, x_adv[index])
-                    best[index] = torch.where(better, loss, best[index])
-                    standing[index] &= ~broken
-        return x_adv
+                for index, threat in chunks(best.standing, self.chunk, self.threat):
+                    best.take(index, threat, *self._ascend(model, threat, x[index], y[index], draws))
+        return best.x_adv
 
     def _draws(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A starting point (*shape), in radii, and the points about the present one, (steps, samples, *shape)."""
