@@ -91,7 +91,7 @@ def _strength(own: list[LearnedAttackRecord], title: str, *, cost: bool, first: 
         for r in own
         if r.queries and words.learned_attack(r.attack) in words.DRAWN_ATTACKS
     ]
-    floor = [{"floor": r.accuracy} for r in own if not r.queries]
+    floor = [{"floor": r.accuracy} for r in own if r.attack == words.FLOOR]
     log = alt.Scale(type="log")
     if cost:
         ticks = alt.Axis(values=[1, 10, 100, 1000], grid=True)

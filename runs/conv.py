@@ -16,12 +16,12 @@ ones). Written: conv.jsonl, a row for every seed in OUT, and for those that only
 
 import argparse
 import copy
-import importlib.util
 import json
 import time
 from pathlib import Path
 from typing import Any
 
+import official
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
@@ -55,7 +55,7 @@ def network() -> nn.Module:
     )  # fmt: skip
 
 
-ATTACKS = ("Auto-PGD", "Smoothed", "Auto-PGD and Square", "standard suite", "AutoAttack, standard")
+ATTACKS = ("Auto-PGD", "Smoothed", "Auto-PGD and Square", "standard suite", official.NAME)
 
 
 def main() -> None:
@@ -113,7 +113,7 @@ def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict
         ATTACKS[3]: Cascade(standard_suite(threat, 10, test.shape), threat),
     }
     shown = dict.fromkeys(attacks, n_examples)
-    if importlib.util.find_spec("pyautoattack"):
+    if official.installed():
         shown[ATTACKS[4]] = min(options.official, n_examples)
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {"left": {}}
     with full_fp32():
@@ -124,7 +124,7 @@ def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict
             if name in attacks:
                 left = left_by(attacks[name], model, data)
             else:
-                left = official(model, data, threat, options.out / f"autoattack-{seed}-{n}.json")
+                left = autoattacked(model, data, threat, options.out / f"autoattack-{seed}-{n}.json")
             if "certified" not in found:
                 found |= {
                     "game": options.game,
@@ -163,25 +163,21 @@ def apgd(threat: ThreatModel) -> tuple[Attack, ...]:
     return APGD(threat), APGD(threat, "margin", targets=3)
 
 
-def official(model: nn.Module, data: Data, threat: ThreatModel, file: Path) -> torch.Tensor:
+def autoattacked(model: nn.Module, data: Data, threat: ThreatModel, file: Path) -> torch.Tensor:
     """Which images the official AutoAttack leaves; `file` keeps what is found, for a call that goes on.
 
     It searches on a copy whose batch norms are folded into the layers before them, which is up to 1.8 times as fast; what it
     returns counts by what the model itself says of it.
     """
-    from pyautoattack import AutoAttack
-
     x, y = data.floats(), data.labels
     certain = certified(model, x, y, threat)
     asked = (right(model, x, y) & ~certain).nonzero().flatten()
     n_certain, n_asked = int(certain.sum()), len(asked)
-    attack = AutoAttack(folded(model), device=x.device, eps=EPS, seed=0, version="standard")
-    left: list[list[int]] = (
-        json.loads(file.read_text()) if file.is_file() else []
-    )  # by piece, the images that it leaves
+    faster = folded(model)
+    left: list[list[int]] = json.loads(file.read_text()) if file.is_file() else []  # of each piece
     pieces = asked.split(PIECE if x.device.type == "cpu" else len(x))
     for done, index in enumerate(pieces[len(left) :], start=len(left) + 1):
-        found = attack.run_standard_evaluation(x[index], y[index], batch_size=len(index))[0]
+        found = official.autoattack(faster, x[index], y[index], EPS, batch_size=len(index))
         left.append(index[right(model, threat.project(found, x[index]), y[index])].tolist())
         file.write_text(json.dumps(left))
         met, kept = sum(map(len, pieces[:done])), sum(map(len, left))

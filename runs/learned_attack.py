@@ -1,6 +1,7 @@
 """The learned attack by itself: as many gradients as PGD and Auto-PGD, on defenders that it has never seen.
 
     python runs/learned_attack.py OUT results/beyond-mnist [--queries 1 2 5 10] [--eps 0.1 0.2] [--examples 2000] [--steps 300]
+                                   [--alone 20 40] [--official]
 
 OUT holds the runs of `runs/beyond.py`. For every number of queries k one recurrent adversary with hidden units is trained
 against seed 0 of TRAINED_ON, on minibatches of training images with radii drawn from 0.1 to 0.3, and then attacks seed 1 of all
@@ -18,18 +19,22 @@ of the margin. In training it rehearses on those that it is not shown, from one 
 PGD goes on from there too, with equal steps of four sizes and with the steps that the adversary starts as; and Auto-PGD has as
 many gradients as its passes come to.
 
-What the standard suite leaves of the same images is told with no number of queries. What training costs is told in forward and
-backward passes of an example and in seconds of one core. Written: attack.jsonl; where that lies in an out folder of
-`sparring reproduce`, `sparring report` draws strength against cost from it.
+What the standard suite leaves of the same images is told with no number of queries; with `--official` beside it what the
+official AutoAttack leaves. What training costs is told in forward and backward passes of an example and in seconds of one core.
+Written: attack.jsonl, in which rows of other numbers of queries and of other eps stay (`--queries --alone` with no number: only
+the attacks that have none). Where that lies in an out folder of `sparring reproduce`, `sparring report` draws strength against
+cost from it.
 """
 
 import argparse
 import itertools
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import official
 import torch
 from torch import Tensor, nn
 
@@ -47,7 +52,7 @@ from sparring.game.unrolled import recurrent_response
 from sparring.losses import margin
 from sparring.process import on_one_thread
 from sparring.randomness import Stream
-from sparring.records import LearnedAttackRecord, OutPaths, write
+from sparring.records import LearnedAttackRecord, OutPaths, read, write
 from sparring.threat import ThreatModel
 
 TRAINED_ON = ("gan_recurrent", "pgd_drawn", "fgsm_tenth")
@@ -161,15 +166,27 @@ def strongest(found: dict[str, Outcome], kind: str) -> str:
     return min((key for key in found if key.startswith(kind)), key=lambda key: found[key].accuracy)
 
 
+def keep(records: list[LearnedAttackRecord], results: Path) -> None:
+    """Write these, and what is known beside them of as many images."""
+
+    def place(r: LearnedAttackRecord) -> tuple[str, float, int, str]:
+        return r.recipe, r.eps, r.queries, "" if r.queries else r.attack
+
+    file, made = OutPaths(results).records("attack"), {place(r) for r in records}
+    known = read(file, LearnedAttackRecord) if file.is_file() else []
+    write(file, [r for r in known if r.n == records[0].n and place(r) not in made] + records)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("results", type=Path)
-    parser.add_argument("--queries", type=int, nargs="+", default=[1, 2, 5, 10])
+    parser.add_argument("--queries", type=int, nargs="*", default=[1, 2, 5, 10])
     parser.add_argument("--eps", type=float, nargs="+", default=[0.1, 0.2])
     parser.add_argument("--examples", type=int, default=2000)
     parser.add_argument("--alone", type=int, nargs="*", default=[20, 40], help="gradients of Auto-PGD alone")
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--official", action="store_true", help="the official AutoAttack too (pyautoattack)")
     options = parser.parse_args()
     on_one_thread()
     paths = OutPaths(options.out)
@@ -183,9 +200,15 @@ def main() -> None:
     for (name, model), eps in itertools.product(unseen.items(), options.eps):
         threat = ThreatModel(eps, test.shape)
         suite = Cascade(standard_suite(threat, test.n_classes, test.shape), threat)
-        records.append(record(name, eps, 0, "standard suite", attacked(model, test, suite, threat)))
-        ended[name, eps] = Ended(Rehearsal(models, threat, starts=STARTS, steps=REHEARSAL), model, test)
-        print(f"{name}, eps {eps:g}: standard suite {100 * records[-1].accuracy:.1f}", flush=True)
+        references: dict[str, Attack] = {"standard suite": suite}
+        if options.official:
+            references[official.NAME] = partial(official.autoattack, eps=eps)
+        for key, attack in references.items():
+            records.append(record(name, eps, 0, key, attacked(model, test, attack, threat)))
+            print(f"{name}, eps {eps:g}: {key} {100 * records[-1].accuracy:.1f}", flush=True)
+        if options.queries:
+            ended[name, eps] = Ended(Rehearsal(models, threat, starts=STARTS, steps=REHEARSAL), model, test)
+    keep(records, options.results)
     for queries in options.queries:
         made = {name: learned(queries, models, train_on, options.steps, rehearses=r) for name, r in LEARNED.items()}
         for name, model in unseen.items():
@@ -205,13 +228,13 @@ def main() -> None:
                     records.append(record(name, eps, queries, key, found[key], *cost))
                 left = "; ".join(f"{key} {100 * found[key].accuracy:.1f}" for key in (*LEARNED, *best, "APGD-CE"))
                 print(f"k {queries}, {name}, eps {eps:g}: {left}", flush=True)
-        write(OutPaths(options.results).records("attack"), records)
+        keep(records, options.results)
     for queries, (name, model), eps in itertools.product(options.alone, unseen.items(), options.eps):
         threat = ThreatModel(eps, test.shape)
         outcome = attacked(model, test, APGD(threat, steps=queries), threat)
         records.append(record(name, eps, queries, "APGD-CE", outcome))
         print(f"k {queries}, {name}, eps {eps:g}: APGD-CE {100 * outcome.accuracy:.1f}", flush=True)
-    write(OutPaths(options.results).records("attack"), records)
+    keep(records, options.results)
 
 
 if __name__ == "__main__":

@@ -287,15 +287,20 @@ def test_the_learned_attack_stands_beside_pgd_over_gradients_and_cost(out: Path,
         for table in tables
         for row in re.findall(r"<tr>(.*?)</tr>", table, re.S)
     ]
-    order = sorted(records, key=lambda r: (r.eps, r.recipe, r.queries or 99))  # the floor stands last
-    expected = {(r.eps, r.recipe, r.queries): [] for r in order}
+
+    def row(r: LearnedAttackRecord) -> tuple[float, str, int, str]:
+        return r.eps, r.recipe, r.queries, "" if r.queries else r.attack
+
+    order = sorted(records, key=lambda r: (r.eps, r.recipe, r.queries or 99))  # the references stand last
+    expected: dict[tuple[float, str, int, str], list[str]] = {row(r): [] for r in order}
     for r in records:
-        expected[r.eps, r.recipe, r.queries].append(f"{100 * r.accuracy:.1f}")
+        expected[row(r)].append(f"{100 * r.accuracy:.1f}")
     assert shown == list(expected.values())
     floors = [r for r in records if r.attack == words.FLOOR]
-    assert len(floors) == section.count(f">{words.FLOOR}<") == 4
+    assert len(floors) == section.count(f">{words.FLOOR}<") == section.count(">AutoAttack, standard<") == 4
+    assert "AutoAttack, standard: " not in section  # the figures have one rule
     assert all(f"{words.FLOOR}: {100 * r.accuracy:.1f} %" in section for r in floors)  # the rule's own words
-    learned, rehearsed, pgd, rehearsed_pgd, auto = records[1:6]
+    learned, rehearsed, pgd, rehearsed_pgd, auto = records[2:7]
     assert words.passes(pgd, N) == 12 and words.passes(auto, N) == 1  # PGD's twelve settings are each paid for
     assert words.passes(learned, N) == 1 + 2 * 38_400 / N
     assert words.passes(rehearsed, N) == words.passes(learned, N) + 1350 + 45 / 2
@@ -305,6 +310,13 @@ def test_the_learned_attack_stands_beside_pgd_over_gradients_and_cost(out: Path,
     assert (OutPaths(out).figures / "learned.svg").is_file()
     with (OutPaths(out).figures / "learned.csv").open(newline="") as file:
         assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [r.accuracy for r in records]
+
+
+def test_what_is_to_be_compared_with_nothing_shows_no_figure(sketch: Path) -> None:
+    path = OutPaths(sketch).records("attack")
+    write(path, [r for r in fabricated.learned_attacks("pgd") if not r.queries])
+    assert 'id="learned"' not in rendered(sketch)
+    path.unlink()
 
 
 def test_without_a_learned_attack_there_is_no_figure(sketch: Path) -> None:

@@ -112,7 +112,7 @@ def strength_panels(source: Source) -> list[dict[str, Any]]:
     panels: dict[float, dict[str, Any]] = {}
     for group, element in zip(groups, drawn, strict=True):
         panel = panels.setdefault(group["eps"], {"eps": words.eps(group["eps"]), "n": group["n"], "defenders": []})
-        panel["defenders"].append({k: group[k] for k in ("label", "rows", "floor")} | {"svg": element})
+        panel["defenders"].append({k: group[k] for k in ("label", "rows", "references")} | {"svg": element})
     return list(panels.values())
 
 

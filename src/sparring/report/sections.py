@@ -168,20 +168,24 @@ def exploitability(source: Source) -> Rows:
 
 
 def learned_attacks(source: Source) -> Rows:
-    """A row a radius and defender: the records, for each number of gradients what each attack leaves, and the floor."""
+    """A row a radius and defender: the records, and for each number of gradients what each attack leaves.
+
+    `references`, of no number of gradients, are the standard suite, which is the floor, and the official AutoAttack.
+    """
     made = []
-    for eps, recipe in sorted({(r.eps, r.recipe) for r in source.learned}):
-        records = [r for r in source.learned if (r.eps, r.recipe) == (eps, recipe)]
+    for eps, recipe in sorted({(r.eps, r.recipe) for r in source.learned if r.queries}):
+        own = [r for r in source.learned if (r.eps, r.recipe) == (eps, recipe)]
+        records, references = [r for r in own if r.queries], [r for r in own if not r.queries]
         rows = []
-        floor = next((r for r in records if r.attack == words.FLOOR), None)
-        records = [r for r in records if r is not floor]
         for queries in sorted({r.queries for r in records}):
             left = {words.learned_attack(r.attack): r for r in records if r.queries == queries}
             found = [left.get(name) for name in words.LEARNED_ATTACKS]
             cells = [Cell(words.percent(r.accuracy), words.interval(r.low, r.high)) if r else Cell("–") for r in found]
             rows.append({"queries": queries, "cells": cells})
+        compared = {"records": records, "rows": rows, "references": references}
+        floor = next((r for r in references if r.attack == words.FLOOR), None)
         label, n = words.label(recipe), max(r.n for r in records)
-        made.append({"eps": eps, "label": label, "n": n, "records": records, "rows": rows, "floor": floor})
+        made.append({"eps": eps, "label": label, "n": n, "floor": floor, **compared})
     return made
 
 
