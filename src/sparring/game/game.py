@@ -8,14 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sparring.adversaries import (
-    BOUNDS,
-    ROUNDS,
-    Adversary,
-    AnyAdversary,
-    RecurrentAdversary,
-    stack_any,
-)
+from sparring.adversaries import BOUNDS, ROUNDS, Adversary, AnyAdversary, RecurrentAdversary, stack_any
 from sparring.attacks import LearnedAttack
 from sparring.config import Training
 from sparring.data import Data, as_data
@@ -85,13 +78,12 @@ class Game:
         """`adversary`: "recurrent"; "mlp"; a RecurrentAdversary; or a network from inputs (B, *shape) to one number a pixel.
 
         With a recurrent one every example's radius may be drawn anew at each step, from `eps_low` to `eps`, uniform, or with
-        an `eps_power` above 1 more of them small (`Radii`). `bound` and
-        `dynamic` are for networks: "tanh" and `alternating()` where they are None. `adversary_loss` None is "log_odds" for a
-        recurrent adversary, "cross_entropy" for a network.
+        an `eps_power` above 1 more of them small (`Radii`). `bound` and `dynamic` are for networks: "tanh" and `alternating()`
+        where they are None. `adversary_loss` None is "log_odds" for a recurrent adversary, "cross_entropy" for a network.
 
-        `ibp`, in [0, 1): the share of the defender's objective that interval bounds have (`Assurance`), for a bound from below by
-        `sparring.evaluation.certify`. It costs clean accuracy and seconds, and adds no accuracy under attack; the
-        defender must be a `models.mlp` or a Sequential of layers that `sparring.ibp` knows.
+        `ibp`, in [0, 1): the share of the defender's objective that interval bounds have (`Assurance`), for a bound from below
+        by `sparring.evaluation.certify`. It costs clean accuracy and seconds, and adds no accuracy under attack; the defender
+        must be a `models.mlp` or a Sequential of layers that `sparring.ibp` knows.
 
         Raises InputError for settings that do not go together.
         """
