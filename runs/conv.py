@@ -4,14 +4,15 @@
                         [--official 1000] [--attacks Auto-PGD ...] [--held-out] [--device cpu] [--data-root FOLDER]
 
 The game is one of GAMES. With `--held-out` it trains on the first 55,000 training images, and the others are attacked.
-OUT/conv-SEED.pt keeps a trained network, OUT/conv-SEED.json what was found of it, OUT/left-SEED-IMAGES.json which images every
-attack leaves; the same command then goes on, and calls for other seeds may run beside it; every game needs an OUT of its own. A
-network is attacked on stratified images, the same for all seeds (10000: all test images), by Auto-PGD on cross-entropy and on
-the margin for three targets, by Smoothed from two starts, by Auto-PGD and 5,000 queries of Square, by the library's standard
-suite, then, where the package pyautoattack is installed, by the official AutoAttack's standard version, in fp32 throughout.
-AutoAttack meets only the images that are right and not certified: it could not break the others. `worst` counts the images that
-every attack leaves which met as many as AutoAttack did. Clean and certified accuracy are over all test images (or held-out
-ones). Written: conv.jsonl, a row for every seed in OUT, and for those that only the file knows.
+OUT/conv-SEED.pt keeps a trained network, OUT/conv-SEED.json what was found of it, OUT/left-SEED-IMAGES.json which images are
+certified, and which every attack leaves; the same command then goes on, and calls for other seeds may run beside it; every game
+needs an OUT of its own. A network is attacked on stratified images, the same for all seeds (10000: all test images), by
+Auto-PGD on cross-entropy and on the margin for three targets, by Smoothed from two starts, by Auto-PGD and 5,000 queries of
+Square, by the library's standard suite, then, where the package pyautoattack is installed, by the official AutoAttack's
+standard version, in fp32 throughout. AutoAttack meets only the images that are right and not certified: it could not break the
+others. `worst` counts the images that every attack leaves which met as many as AutoAttack did. Clean and certified accuracy are
+over all test images (or held-out ones). Written: conv.jsonl, a row for every seed in OUT, and for those that only the file
+knows.
 """
 
 import argparse
@@ -55,6 +56,7 @@ def network() -> nn.Module:
     )  # fmt: skip
 
 
+CERTIFIED = "certified"
 ATTACKS = ("Auto-PGD", "Smoothed", "Auto-PGD and Square", "standard suite", official.NAME)
 
 
@@ -114,34 +116,60 @@ def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict
     }
     shown = dict.fromkeys(attacks, n_examples)
     if official.installed():
-        shown[ATTACKS[4]] = min(options.official, n_examples)
+        shown[official.NAME] = min(options.official, n_examples)
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {"left": {}}
     with full_fp32():
         for name, n in shown.items():
             if name not in options.attacks or found["left"].get(name, [0, 0])[1] >= n:
                 continue
-            data = stratified(test, n).to(options.device)
+            data, marks = stratified(test, n).to(options.device), Marks(options.out / f"left-{seed}-{n}.json")
+            certain = marks.certain(model, data, threat)
             if name in attacks:
                 left = left_by(attacks[name], model, data)
             else:
-                left = autoattacked(model, data, threat, options.out / f"autoattack-{seed}-{n}.json")
-            if "certified" not in found:
-                found |= {
-                    "game": options.game,
-                    "held_out": options.held_out,
-                    "seed": seed,
-                    "eps": EPS,
-                    "epochs": epochs,
-                }
-                found |= {"seconds": round(seconds), "device": device, "threads": options.threads}
+                left = autoattacked(model, data, certain, threat, options.out / f"autoattack-{seed}-{n}.json")
+            marks.put(name, left)
+            if "clean" not in found:
+                found |= {"game": options.game, "held_out": options.held_out, "seed": seed, "eps": EPS}
+                found |= {"epochs": epochs, "seconds": round(seconds), "device": device, "threads": options.threads}
                 found["clean"] = sparring.evaluation.clean(model, test.to(options.device)).accuracy
+            if "certified" not in found:
                 found["certified"] = sparring.evaluation.certify(model, test, [EPS]).accuracy(EPS)
             found["left"][name] = [int(left.sum()), n]
-            every = remembered(options.out / f"left-{seed}-{n}.json", name, left)
-            if n == shown.get(ATTACKS[4]):
-                found["worst"] = [int(every.sum()), n]
+            if n == shown.get(official.NAME):
+                found["worst"] = [marks.left_by_all(), n]
             file.write_text(json.dumps(found) + "\n")
     return found
+
+
+class Marks:
+    """Which of some images are certified, and which every attack leaves, kept in a file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        kept: dict[str, str] = json.loads(file.read_text()) if file.is_file() else {}
+        self._marks = {name: torch.tensor([mark == "1" for mark in marks]) for name, marks in kept.items()}
+
+    def put(self, name: str, which: torch.Tensor) -> None:
+        """Keep what is certified, or what an attack leaves; raises RuntimeError where an attack breaks what is certified."""
+        marks = self._marks | {name: which.cpu()}
+        certain = marks.get(CERTIFIED, torch.zeros_like(which.cpu()))
+        for attack, left in marks.items():
+            if broken := int((certain & ~left).sum()):
+                raise RuntimeError(f"{attack} breaks {broken} images that are certified: one of the two is wrong")
+        self._marks = marks
+        kept = {name: "".join(str(int(mark)) for mark in marks) for name, marks in self._marks.items()}
+        self._file.write_text(json.dumps(kept) + "\n")
+
+    def certain(self, model: nn.Module, data: Data, threat: ThreatModel) -> torch.Tensor:
+        """Which of the images, these data, are certified."""
+        if CERTIFIED not in self._marks:
+            self.put(CERTIFIED, certified(model, data.floats(), data.labels, threat))
+        return self._marks[CERTIFIED].to(data.labels.device)
+
+    def left_by_all(self) -> int:
+        """How many images every attack leaves."""
+        return int(torch.stack([left for name, left in self._marks.items() if name != CERTIFIED]).all(0).sum())
 
 
 def left_by(attack: Attack, model: nn.Module, data: Data) -> torch.Tensor:
@@ -150,27 +178,18 @@ def left_by(attack: Attack, model: nn.Module, data: Data) -> torch.Tensor:
     return torch.cat([right(model, attack(model, x, y), y) for x, y in parts])
 
 
-def remembered(file: Path, name: str, left: torch.Tensor) -> torch.Tensor:
-    """`file` keeps which images an attack leaves; returns which all that it knows leave."""
-    kept: dict[str, str] = json.loads(file.read_text()) if file.is_file() else {}
-    kept[name] = "".join(str(int(one)) for one in left)
-    file.write_text(json.dumps(kept) + "\n")
-    return torch.tensor([set(marks) == {"1"} for marks in zip(*kept.values(), strict=True)])
-
-
 def apgd(threat: ThreatModel) -> tuple[Attack, ...]:
     """The gradient attacks that others come after."""
     return APGD(threat), APGD(threat, "margin", targets=3)
 
 
-def autoattacked(model: nn.Module, data: Data, threat: ThreatModel, file: Path) -> torch.Tensor:
+def autoattacked(model: nn.Module, data: Data, certain: torch.Tensor, threat: ThreatModel, file: Path) -> torch.Tensor:
     """Which images the official AutoAttack leaves; `file` keeps what is found, for a call that goes on.
 
     It searches on a copy whose batch norms are folded into the layers before them, which is up to 1.8 times as fast; what it
     returns counts by what the model itself says of it.
     """
     x, y = data.floats(), data.labels
-    certain = certified(model, x, y, threat)
     asked = (right(model, x, y) & ~certain).nonzero().flatten()
     n_certain, n_asked = int(certain.sum()), len(asked)
     faster = folded(model)
