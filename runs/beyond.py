@@ -255,8 +255,8 @@ def convolutional(results: Path) -> str:
             groups.setdefault((row["game"], row["epochs"], row["device"]), []).append(row)
     text = [
         f"A small convolutional network at eps {rows[0]['eps']:g}, means over seeds, in %, by `python runs/conv.py OUT "
-        "results/beyond-mnist --game GAME --epochs EPOCHS`. Clean and certified accuracy are of all test images; an attack "
-        "leaves the last two columns of so many. AutoAttack is the official one.",
+        "results/beyond-mnist --game GAME --epochs EPOCHS --examples OF --official OF`. Clean and certified accuracy are of "
+        "all test images; an attack leaves the last two columns of so many. AutoAttack is the official one.",
         "",
         "| game | seeds | epochs | seconds, on | clean | certified | attack | of | leaves | of one seed, at least |",
         "|---|---|---|---|---|---|---|---|---|---|",

@@ -136,7 +136,7 @@ def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict
             if "certified" not in found:
                 found["certified"] = sparring.evaluation.certify(model, test, [EPS]).accuracy(EPS)
             found["left"][name] = [int(left.sum()), n]
-            if n == shown.get(official.NAME):
+            if official.NAME in marks:
                 found["worst"] = [marks.left_by_all(), n]
             file.write_text(json.dumps(found) + "\n")
     return found
@@ -149,6 +149,9 @@ class Marks:
         self._file = file
         kept: dict[str, str] = json.loads(file.read_text()) if file.is_file() else {}
         self._marks = {name: torch.tensor([mark == "1" for mark in marks]) for name, marks in kept.items()}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._marks
 
     def put(self, name: str, which: torch.Tensor) -> None:
         """Keep what is certified, or what an attack leaves; raises RuntimeError where an attack breaks what is certified."""
