@@ -3,19 +3,20 @@
     python runs/learned_attack.py OUT results/beyond-mnist [--queries 1 2 5 10] [--eps 0.1 0.2] [--examples 2000] [--steps 300]
                                    [--alone 20 40] [--official]
 
-OUT holds the runs of `runs/beyond.py`. For every number of queries k one recurrent adversary with hidden units is trained
-against seed 0 of TRAINED_ON, on minibatches of training images with radii drawn from 0.1 to 0.3, and then attacks seed 1 of all
-SEEN_NOT. It begins with every pixel as bright as the radius allows, in training too, and starts as signed gradient steps, the
-first of 2.25 radii and each later one four fifths of the last. It learns to raise the sigmoid of a third of the margin at its
-end: what lies about the boundary counts, what is lost or out of reach does not. Beside it, with as many gradients: PGD from the
-example, from a random point and from where the learned attack begins, at four step sizes, of which the table keeps the strongest
-on these very images; and Auto-PGD on cross-entropy. The learned attack and PGD keep the point after their last step;
-Auto-PGD its best.
+OUT holds the runs of `runs/beyond.py`, seeds 0 to 4 of TRAINED_ON and seed 1 of the rest of ATTACKED (`sparring train NAME
+--data.name mnist --seeds 2 3 4 --out OUT` trains what is missing). For every number of queries k one recurrent adversary with
+hidden units is trained against seed 0 of TRAINED_ON, on minibatches of training images with radii drawn from 0.1 to 0.3, and
+then attacks seed 1 of all of ATTACKED. It begins with every pixel as bright as the radius allows, in training too, and starts
+as signed gradient steps, the first of 2.25 radii and each later one four fifths of the last. It learns to raise the sigmoid of
+a third of the margin at its end: what lies about the boundary counts, what is lost or out of reach does not. Beside it, with as
+many gradients: PGD from the example, from a random point and from where the learned attack begins, at four step sizes, of which
+the table keeps the strongest on these very images; and Auto-PGD on cross-entropy. The learned attack and PGD keep the point
+after their last step; Auto-PGD its best.
 
-A second adversary of each k rehearses (`attacks.Rehearsal`): attacks on the defenders that it was trained against, towards every
-wrong class and from several corners, take passes through those; the defender that is attacked answers once at each of their ends,
-which takes forwards and no gradient, and the adversary goes on from the one where that is nearest to failing, along the gradient
-of the margin. In training it rehearses on those that it is not shown, from one corner. It starts as signed steps with momentum.
+A second adversary of each k rehearses (`attacks.Rehearsal`): a search on the defenders that the attacker has, seeds 0, 2, 3 and
+4 of TRAINED_ON, takes passes through those; the defender that is attacked answers once at each of its ends, which takes
+forwards and no gradient, and the adversary goes on from the one where that is nearest to failing, along the gradient of the
+margin. In training it rehearses on seed 2 alone, from one corner and without returns. It starts as signed steps with momentum.
 PGD goes on from there too, with equal steps of four sizes and with the steps that the adversary starts as; and Auto-PGD has as
 many gradients as its passes come to.
 
@@ -55,9 +56,10 @@ from sparring.randomness import Stream
 from sparring.records import LearnedAttackRecord, OutPaths, read, write
 from sparring.threat import ThreatModel
 
-TRAINED_ON = ("gan_recurrent", "pgd_drawn", "fgsm_tenth")
-SEEN_NOT = ("gan_recurrent", "pgd_drawn", "fgsm_tenth", "pgd2_drawn", "gan_recurrent_fixed", "pgd_tenth")
-HIDDEN, LARGEST, SMALLEST, BATCH = 24, 0.3, 0.1, 128
+TRAINED_ON = ("gan_recurrent", "pgd_drawn", "fgsm_tenth", "pgd_tenth")
+ATTACKED = ("gan_recurrent", "pgd_drawn", "fgsm_tenth", "pgd2_drawn", "gan_recurrent_fixed", "pgd_tenth")
+SHOWN, UNSEEN, REHEARSED_IN_TRAINING, OWN = 0, 1, 2, (0, 2, 3, 4)  # seeds
+HIDDEN, LARGEST, SMALLEST, BATCH, AT_ONCE = 24, 0.3, 0.1, 128, 500
 BEGIN, FIRST_STEP, DECAY, SMALLEST_STEP, FOLLOW, UNIT = 1.0, 2.25, 0.8, 0.25, 7.0, 3.0
 AFTER = {
     "first": 1.5,
@@ -66,10 +68,11 @@ AFTER = {
     "gradient": 3.5,
     "mean": 28.0,
 }  # a rehearsal: steps, initial weights
-STARTS, REHEARSAL, N_CLASSES = 5, 10, 10  # corners and steps of a rehearsal
+N_CLASSES = 10
 SIGN = 1e6  # of the gradient: any but the smallest counts in full
+SHORT = {"starts": 1, "returns": 0}  # a rehearsal in training
 REACHES = (1.0, 1.5, 2.5, 4.0)
-LEARNED = {"learned": False, "learned, rehearsed": True}  # name -> whether it rehearses
+LEARNED = ("learned", "learned, rehearsed")
 
 
 def after_rehearsal(shape: Sequence[int], queries: int, sharp: float = 1.0, **more: Any) -> RecurrentAdversary:
@@ -82,12 +85,12 @@ def after_rehearsal(shape: Sequence[int], queries: int, sharp: float = 1.0, **mo
 
 
 def learned(
-    queries: int, models: list[nn.Module], data: Data, steps: int, *, rehearses: bool
+    queries: int, models: list[nn.Module], data: Data, steps: int, rehearsed_on: Sequence[nn.Module] = ()
 ) -> tuple[RecurrentAdversary, float]:
-    """An adversary trained against these models, and the seconds that took."""
+    """An adversary trained against these models, after rehearsals on those if there are any, and the seconds that took."""
     started = time.perf_counter()
     draws = torch.Generator().manual_seed(0)
-    if rehearses:
+    if rehearsed_on:
         adversary = after_rehearsal(data.shape, queries, hidden=HIDDEN, generator=draws)
     else:
         step = [max(SMALLEST_STEP, FIRST_STEP * DECAY**k) for k in range(queries)]
@@ -100,11 +103,11 @@ def learned(
     attack, radii, corners = Stream(0, "attack"), Radii(LARGEST, SMALLEST, Stream(0, "radii")), Stream(0, "rehearsal")
 
     def start(turn: int, aimed: ThreatModel) -> Attack:
-        return Rehearsal([m for number, m in enumerate(models) if number != turn], aimed, starts=1, stream=corners)
+        return Rehearsal(rehearsed_on, aimed, **SHORT, stream=corners)
 
     threat = ThreatModel(LARGEST, data.shape)
     options: dict[str, Any] = {"loss": about_the_boundary}
-    if rehearses:
+    if rehearsed_on:
         options |= {"start": start, "asks": margin}
     move = recurrent_response(learner, models, threat, radii, attack, **options)
     some = data.take(torch.randperm(len(data), generator=draws)[: steps // 4 * BATCH])
@@ -123,7 +126,9 @@ class Ended:
 
     def __init__(self, rehearsal: Rehearsal, model: nn.Module, data: Data) -> None:
         x, y = data.floats(), data.labels
-        self._ends = torch.cat([rehearsal(model, *part) for part in zip(x.split(BATCH), y.split(BATCH), strict=True)])
+        self._ends = torch.cat(
+            [rehearsal(model, *part) for part in zip(x.split(AT_ONCE), y.split(AT_ONCE), strict=True)]
+        )
         self._row = {image.numpy().tobytes(): row for row, image in enumerate(x)}
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -151,14 +156,25 @@ def with_as_many(queries: int, threat: ThreatModel, data: Data, rehearsed: Attac
 
 
 def record(
-    recipe: str, eps: float, queries: int, attack: str, found: Outcome, passes: int = 0, seconds: float = 0.0
+    recipe: str,
+    eps: float,
+    queries: int,
+    attack: str,
+    found: Outcome,
+    trained: tuple[int, float] = (0, 0.0),
+    rehearsed: tuple[int, int] = (0, 0),
 ) -> LearnedAttackRecord:
-    """What an attack left of seed 1 of a recipe, and what its training cost."""
+    """What an attack left of a recipe's unseen seed; the passes and seconds of its training; what its rehearsal took."""
     correct, n = int(found.correct.sum()), len(found.correct)
     bounds = wilson(correct, n)
-    cell = (recipe, 1, eps, queries, attack, n, correct, correct / n, bounds.low, bounds.high, passes, seconds)
-    ends = STARTS * (N_CLASSES - 1) if "rehearsed" in attack else 0
-    return LearnedAttackRecord(*cell, ends * REHEARSAL * len(TRAINED_ON), ends)
+    cell = (recipe, UNSEEN, eps, queries, attack, n, correct, correct / n, bounds.low, bounds.high)
+    return LearnedAttackRecord(*cell, *trained, *rehearsed)
+
+
+def cost(rehearsal: Rehearsal) -> tuple[int, int]:
+    """Passes forwards and backwards an image through the attacker's own, a forward half of one; forwards of the other."""
+    ends = rehearsal.forwards(N_CLASSES)
+    return round(len(rehearsal.sources) * (rehearsal.passes(N_CLASSES) + ends / 2)), ends
 
 
 def strongest(found: dict[str, Outcome], kind: str) -> str:
@@ -193,10 +209,14 @@ def main() -> None:
     first = load(paths.run(TRAINED_ON[0], 0).folder)
     train_on, test = load_data(first.run.data)
     test = stratified(test, options.examples)
-    models: list[nn.Module] = [load(paths.run(name, 0).folder).defender for name in TRAINED_ON]
-    unseen = {name: load(paths.run(name, 1).folder).defender for name in SEEN_NOT if paths.run(name, 1).done.is_file()}
+    models = [load(paths.run(name, SHOWN).folder).defender for name in TRAINED_ON]
+    partners = [load(paths.run(name, REHEARSED_IN_TRAINING).folder).defender for name in TRAINED_ON]
+    own = [load(paths.run(name, seed).folder).defender for name in TRAINED_ON for seed in OWN]
+    unseen = {name: load(paths.run(name, UNSEEN).folder).defender for name in ATTACKED}
     records: list[LearnedAttackRecord] = []
     ended: dict[tuple[str, float], Attack] = {}
+    rehearsed = cost(Rehearsal(own, ThreatModel(LARGEST, test.shape)))
+    short = cost(Rehearsal(partners, ThreatModel(LARGEST, test.shape), **SHORT))
     for (name, model), eps in itertools.product(unseen.items(), options.eps):
         threat = ThreatModel(eps, test.shape)
         suite = Cascade(standard_suite(threat, test.n_classes, test.shape), threat)
@@ -207,10 +227,13 @@ def main() -> None:
             records.append(record(name, eps, 0, key, attacked(model, test, attack, threat)))
             print(f"{name}, eps {eps:g}: {key} {100 * records[-1].accuracy:.1f}", flush=True)
         if options.queries:
-            ended[name, eps] = Ended(Rehearsal(models, threat, starts=STARTS, steps=REHEARSAL), model, test)
+            ended[name, eps] = Ended(Rehearsal(own, threat), model, test)
     keep(records, options.results)
     for queries in options.queries:
-        made = {name: learned(queries, models, train_on, options.steps, rehearses=r) for name, r in LEARNED.items()}
+        made = {
+            name: learned(queries, models, train_on, options.steps, among)
+            for name, among in zip(LEARNED, ([], partners), strict=True)
+        }
         for name, model in unseen.items():
             for eps in options.eps:
                 threat, start = ThreatModel(eps, test.shape), ended[name, eps]
@@ -222,10 +245,12 @@ def main() -> None:
                 found = {key: attacked(model, test, attack, threat) for key, attack in attacks.items()}
                 best = [strongest(found, kind) for kind in ("PGD", "rehearsed PGD")]
                 for key in (*LEARNED, *best, "APGD-CE"):
-                    ends = N_CLASSES - 1 if LEARNED.get(key) else 0  # in training, on the other two
-                    passes = round((queries + 1 + ends * (2 * REHEARSAL + 0.5)) * options.steps * BATCH)
-                    cost = (passes, round(made[key][1], 1)) if key in made else (0, 0.0)
-                    records.append(record(name, eps, queries, key, found[key], *cost))
+                    trained, ends = (0, 0.0), rehearsed if "rehearsed" in key else (0, 0)
+                    if key in made:
+                        more = short[0] + short[1] / 2 if "rehearsed" in key else 0
+                        passes = round((queries + 1 + more) * options.steps * BATCH)
+                        trained = (passes, round(made[key][1], 1))
+                    records.append(record(name, eps, queries, key, found[key], trained, ends))
                 left = "; ".join(f"{key} {100 * found[key].accuracy:.1f}" for key in (*LEARNED, *best, "APGD-CE"))
                 print(f"k {queries}, {name}, eps {eps:g}: {left}", flush=True)
         keep(records, options.results)

@@ -68,7 +68,7 @@ def stream() -> Stream:
 
 def rehearsal(threat: ThreatModel) -> Rehearsal:
     sources = [worn(mlp(SHAPE, [8, 5], generator=torch.Generator().manual_seed(n)), n).double() for n in (8, 9)]
-    return Rehearsal(sources, threat, starts=2, steps=3, stream=stream())
+    return Rehearsal(sources, threat, starts=2, returns=3, steps=3, stream=stream())
 
 
 # attacks that draw are given a fresh stream, so that two made alike draw alike

@@ -13,10 +13,11 @@ from sparring.attacks.hard_label import RayS
 from sparring.attacks.learned import LearnedAttack
 from sparring.attacks.minimal import FAB
 from sparring.attacks.noise import Noise
+from sparring.attacks.rehearsal import Rehearsal
 from sparring.attacks.smoothed import Smoothed
 from sparring.attacks.square import Square
 from sparring.attacks.suites import Cascade, Escalation, quick_suite, standard_suite
-from sparring.attacks.transferred import Rehearsal, Together, Transferred
+from sparring.attacks.transferred import Together, Transferred
 from sparring.attacks.worst_case import WorstCase
 
 __all__ = [
