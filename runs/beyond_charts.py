@@ -94,7 +94,7 @@ def _strength(own: list[LearnedAttackRecord], title: str, *, cost: bool, first: 
     floor = [{"floor": r.accuracy} for r in own if r.attack == words.FLOOR]
     log = alt.Scale(type="log")
     if cost:
-        ticks = alt.Axis(values=[1, 10, 100, 1000], grid=True)
+        ticks = alt.Axis(values=[1, 10, 100, 1000, 10000], grid=True)
         x = alt.X("passes:Q", title="passes an image", scale=log, axis=ticks)
     else:
         x = alt.X("queries:Q", title="gradients", scale=log, axis=alt.Axis(values=[1, 2, 5, 10, 20, 40], grid=False))

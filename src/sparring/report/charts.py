@@ -212,7 +212,7 @@ def strength(
     colours = [theme.slots[k] for k in (2, 2, 4, 6)]
     dashes = [[1, 0], [7, 2], [4, 2], [1, 2]]
     dash = alt.StrokeDash("attack:N", scale=alt.Scale(domain=names, range=dashes), legend=legend)
-    axis = alt.Axis(grid=False, values=[1, 3, 10, 30, 100, 300, 1000])
+    axis = alt.Axis(grid=False, values=[1, 3, 10, 30, 100, 300, 1000, 3000, 10000])
     base = _base(data, rows).encode(
         x=alt.X("passes:Q", title="passes an image", scale=alt.Scale(type="log"), axis=axis),
         color=alt.Color("attack:N", scale=alt.Scale(domain=names, range=colours), legend=legend),
