@@ -17,8 +17,8 @@ A second adversary of each k rehearses (`attacks.Rehearsal`): a search on the de
 4 of TRAINED_ON, takes passes through those; the defender that is attacked answers once at each of its ends, which takes
 forwards and no gradient, and the adversary goes on from the one where that is nearest to failing, along the gradient of the
 margin. In training it rehearses on seed 2 alone, from one corner and without returns. It starts as signed steps with momentum.
-PGD goes on from there too, with equal steps of four sizes and with the steps that the adversary starts as; and Auto-PGD has as
-many gradients as its passes come to.
+PGD goes on from there too, with equal steps of four sizes and with the steps that the adversary starts as. Auto-PGD alone has
+more gradients as well, `--alone`.
 
 What the standard suite leaves of the same images is told with no number of queries; with `--official` beside it what the
 official AutoAttack leaves. What training costs is told in forward and backward passes of an example and in seconds of one core.

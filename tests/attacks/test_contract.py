@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from worn import EPS, SHAPE, B, edge_batch, stream, worn, worn_model
 
 from sparring.adversaries import Adversary, RecurrentAdversary
 from sparring.attacks import (
@@ -28,24 +29,7 @@ from sparring.attacks import (
 from sparring.losses import margin
 from sparring.models import mlp
 from sparring.modes import evaluation
-from sparring.randomness import Stream
 from sparring.threat import ThreatModel
-
-SHAPE = (1, 4, 4)
-EPS = 0.15
-B = 12
-
-
-def worn(network: nn.Module, seed: int) -> nn.Module:
-    """The network with batch-norm statistics and affine weights that are not the initial ones."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm1d):
-            assert module.running_mean is not None and module.running_var is not None
-            module.running_mean.uniform_(-0.5, 0.5, generator=generator)
-            module.running_var.uniform_(0.5, 1.5, generator=generator)
-            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
-    return network
 
 
 def adversary(bound: str = "tanh") -> Adversary:
@@ -60,10 +44,6 @@ def recurrent(**settings: Any) -> RecurrentAdversary:
         for parameter in network.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
     return network
-
-
-def stream() -> Stream:
-    return Stream(11, "test")
 
 
 def rehearsal(threat: ThreatModel) -> Rehearsal:
@@ -138,14 +118,12 @@ own_example = pytest.mark.parametrize("name", [n for n in ATTACKS if n not in NE
 
 @pytest.fixture
 def model() -> nn.Module:
-    return worn(mlp(SHAPE, [12, 5], generator=torch.Generator().manual_seed(1)), 2).double()
+    return worn_model()
 
 
 @pytest.fixture
 def batch(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Images of which many pixels stand at an end of the pixel range, and labels, most of them right."""
-    x = (torch.rand(B, *SHAPE, generator=generator, dtype=torch.float64) * 1.6 - 0.3).clamp(0, 1)
-    return x, torch.arange(B) % 5
+    return edge_batch(generator)
 
 
 def the_state(*networks: nn.Module) -> list[Any]:
@@ -355,83 +333,6 @@ def test_the_worst_case_is_never_better_than_a_single_attack(
     worst = margin(model(both), y)
     assert bool((worst >= single - 1e-9).all())
     assert bool((worst >= margin(model(x), y) - 1e-9).all())
-
-
-@pytest.mark.parametrize("random_start", [False, True])
-@pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
-def test_keeping_the_best_breaks_all_that_keeping_the_last_breaks(
-    random_start: bool, loss: str, model: nn.Module, generator: torch.Generator
-) -> None:
-    x = torch.rand(200, *SHAPE, generator=generator, dtype=torch.float64)
-    y = model.eval()(x).argmax(-1)
-    threat = ThreatModel(0.25, SHAPE)
-
-    def broken(keep: Any) -> Tensor:
-        attack = PGD(threat, steps=4, keep=keep, random_start=random_start, loss=loss, stream=stream())
-        return margin(model(attack(model, x, y)), y) > 0
-
-    best, last = broken("best"), broken("last")
-    assert 0 < int(last.sum()) < 200
-    assert bool((best | ~last).all())
-
-
-def test_more_restarts_break_all_that_fewer_break(model: nn.Module, generator: torch.Generator) -> None:
-    x = torch.rand(200, *SHAPE, generator=generator, dtype=torch.float64)
-    y = model.eval()(x).argmax(-1)
-    threat = ThreatModel(0.25, SHAPE)
-    found = [margin(model(PGD(threat, steps=2, restarts=n, stream=stream())(model, x, y)), y) > 0 for n in (1, 2, 5)]
-    assert bool((found[1] | ~found[0]).all()) and bool((found[2] | ~found[1]).all())
-    assert int(found[2].sum()) > int(found[0].sum())
-
-
-def test_a_pixel_without_gradient_stays_as_it_is(batch: tuple[Tensor, Tensor]) -> None:
-    x, y = batch
-
-    class Left(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            half = x.flatten(1)[:, :8]
-            return torch.stack((half.sum(-1), half[:, :4].sum(-1)), -1)
-
-    y = y % 2
-    for attack in (fgsm(ThreatModel(EPS, SHAPE)), PGD(ThreatModel(EPS, SHAPE), steps=3, random_start=False)):
-        delta = (attack(Left(), x, y) - x).flatten(1)
-        assert torch.equal(delta[:, 8:], torch.zeros_like(delta[:, 8:]))
-        assert float(delta[:, 4:8].abs().max()) == pytest.approx(EPS)
-
-
-def test_a_constant_classifier_gives_gradient_attacks_nothing_to_follow(batch: tuple[Tensor, Tensor]) -> None:
-    x, y = batch
-
-    class Constant(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return (0 * x).flatten(1).sum(-1, keepdim=True) + torch.arange(5.0)
-
-    assert torch.equal(fgsm(ThreatModel(EPS, SHAPE))(Constant(), x, y), x)
-
-
-def test_the_predicted_label_is_attacked_whatever_label_is_given(
-    model: nn.Module, batch: tuple[Tensor, Tensor]
-) -> None:
-    x, y = batch
-    threat = ThreatModel(EPS, SHAPE)
-    predicted = model.eval()(x).argmax(-1)
-    assert not torch.equal(predicted, y)
-    found = fgsm(threat, label="predicted")(model, x, y)
-    assert torch.equal(found, fgsm(threat)(model, x, predicted))
-    assert not torch.equal(found, fgsm(threat)(model, x, y))
-
-
-def test_training_mode_takes_the_gradient_with_batch_statistics(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
-    x, y = batch
-    threat = ThreatModel(EPS, SHAPE)
-    model.eval()
-    found = fgsm(threat, mode="training")(model, x, y)
-    point = x.clone().requires_grad_()
-    model.train()
-    nn.functional.cross_entropy(model(point), y, reduction="sum").backward()
-    assert point.grad is not None
-    assert torch.equal(found, (x + EPS * point.grad.sign()).clamp(x - EPS, x + EPS).clamp(0, 1))
-    assert not torch.equal(found, fgsm(threat)(model, x, y))
 
 
 def test_sign_noise_stands_on_the_corners_and_uniform_noise_fills_the_ball(generator: torch.Generator) -> None:

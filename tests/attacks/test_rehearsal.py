@@ -99,7 +99,7 @@ def test_a_rehearsal_returns_to_the_best_ends_and_never_to_worse() -> None:
 
 
 def test_a_rehearsal_trusts_the_source_that_foretells_the_model() -> None:
-    """With the model itself among strangers, its ends are as good as on the model alone, and better than on the strangers."""
+    """With the model itself among strangers, its ends are nearly as good as on the model alone, and better than on strangers."""
     x, model, threat = X, network(0), ThreatModel(0.1, SHAPE)
     y, strangers = model(x).argmax(-1), [network(seed) for seed in range(3, 9)]
     left = [
