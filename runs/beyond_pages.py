@@ -1,0 +1,176 @@
+"""The pages of results/beyond-mnist: what `runs/beyond.py`, `runs/conv.py` and the others there found, in tables."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sparring import recipes
+from sparring.config import Data
+from sparring.data.batches import stratified_mask
+from sparring.evaluation.statistics import mean_interval
+from sparring.experiment import load_data
+from sparring.records import ComparisonRecord, WorstCaseRecord
+
+GAMES = {  # each against its yardsticks, and the shorter game
+    "gan_recurrent": ("pgd_drawn", "fgsm_drawn", "pgd_tenth", "fgsm_tenth"),
+    "gan_recurrent_long": ("pgd_long", "fgsm_long", "gan_recurrent"),
+}
+ALPHA = 0.01
+SHOWN = (*recipes.BEYOND, *recipes.ABLATION)
+OTHERS = {  # what else lies in the folder, and the script that told it
+    "radii.jsonl": "the game and PGD-7, each trained at one radius (`runs/radii.py`)",
+    "schedules.jsonl": "which rate a `Game` should have by default, on training images held out (`runs/schedules.py`)",
+    "laws.jsonl": "game, PGD-7 and FGSM under several laws of radii, on training images held out (`runs/laws.py`)",
+    "leads.jsonl": "other opponents and other things to minimise, on training images held out (`runs/leads.py`)",
+    "x-only.jsonl": "the paper's game, whose adversary sees the input only, brought as far as it goes (`runs/x_only.py`)",
+    "attack.jsonl": "the learned attack by itself (`runs/learned_attack.py`)",
+    "attack-2000/attack.jsonl": "its ten gradients and AutoAttack at 0.2 on 2,000 images (`--queries 10 --alone --official`)",
+    "confirmed.jsonl": "the official AutoAttack on several seeds of the game and of PGD-7 (`runs/confirmed.py`)",
+    "autoattack.json": "the official AutoAttack on seed 0 (`bench/attack.py`)",
+}
+
+
+def outcomes_of(results: Path, recipe: str, seed: int) -> Path:
+    """Which test images of a run withstood what, a bit each: clean, then every radius."""
+    return results / "outcomes" / f"{recipe}-{seed}.npz"
+
+
+def outcomes(results: Path, recipe: str, seed: int) -> npt.NDArray[np.bool_]:
+    """Those that were written, (1 + E, n)."""
+    kept = np.load(outcomes_of(results, recipe, seed))
+    return np.unpackbits(kept["right"], axis=1, count=int(kept["n"])).astype(bool)
+
+
+def on_fewer(results: Path, rows: Sequence[WorstCaseRecord], name: str, n: int) -> list[list[float]]:
+    """What a game keeps of the n images that the others were attacked on: for clean and every radius, over seeds."""
+    game = [row for row in rows if row.recipe == name and row.eps == 0]
+    if not all(row.n > n and outcomes_of(results, name, row.seed).is_file() for row in game):
+        return []
+    among = stratified_mask(load_data(Data("mnist"))[1], n, 0).numpy()
+    kept = np.stack([outcomes(results, name, row.seed)[:, among].mean(1) for row in game])  # (S, 1 + E)
+    return [[float(value) for value in column] for column in kept.T]
+
+
+def page(
+    results: Path,
+    rows: Sequence[WorstCaseRecord],
+    tests: Sequence[ComparisonRecord],
+    grid: Sequence[float],
+    call: str,
+    convolution: str,
+) -> str:
+    """The folder's README."""
+    head = " | ".join(f"eps {eps:g}" for eps in grid)
+    text = [
+        "# Beyond the paper",
+        "",
+        f"`sparring train TRAINING --data.name mnist --seeds SEEDS --out OUT`, then `{call}`. MNIST, the paper's MLP. Images "
+        f"that survive every attack, in %: mean over seeds [95 % t interval]. Attacks: {', '.join(rows[-1].attacks)}. Images: n. "
+        "Passes: forwards and backwards through the defender for each training example and epoch.",
+        "",
+        f"| training | clean | {head} | n | seeds | epochs | passes |",
+        f"|---|---|{'---|' * (len(grid) + 4)}",
+    ]
+    few = min(row.n for row in rows)
+    for name in [name for name in SHOWN if any(row.recipe == name for row in rows)]:
+        own = [row for row in rows if row.recipe == name]
+        cells = [_cell([row.accuracy for row in own if row.eps == eps]) for eps in (0.0, *grid)]
+        seeds, run = len({row.seed for row in own}), recipes.recipe(name)
+        text.append(f"| {name} | {' | '.join(cells)} | {own[0].n:,} | {seeds} | {own[0].epochs} | {run.passes:.2f} |")
+        if name in GAMES and (some := on_fewer(results, rows, name, few)):
+            cells = [_cell(values) for values in some]
+            text.append(f"| {name}, on the images of the others | {' | '.join(cells)} | {few:,} | {seeds} | | |")
+    text += ["", *(f"- `{name}`: {recipes.describe(name)}" for name in SHOWN), ""]
+    for game in dict.fromkeys(test.better for test in tests):
+        text += [
+            f"`{game}` against its yardsticks on the same images: difference in points [95 % interval: bootstrap over images "
+            "and seeds where outcomes/ has both, else Student's t over seeds]; p: Student's t over seeds, after Holm over the "
+            f"table but its clean column. Bold: p < {ALPHA:g}, ahead in every seed.",
+            "",
+            f"| against | clean | {head} |",
+            f"|---|---|{'---|' * len(grid)}",
+        ]
+        own = [test for test in tests if test.better == game]
+        for name in dict.fromkeys(test.worse for test in own):
+            cells = []
+            for test in (test for test in own if test.worse == name):
+                cell = (
+                    f"{100 * test.difference:+.1f} [{100 * test.low:.1f}, {100 * test.high:.1f}], p {test.p_value:.2g}"
+                )
+                cells.append(f"**{cell}**" if test.holds and test.eps else cell)
+            text.append(f"| {name} | {' | '.join(cells)} |")
+        text.append("")
+    others = [f"- `{name}`: {what}." for name, what in OTHERS.items() if (results / name).is_file()]
+    return "\n".join([*text, *([] if tests else [""]), convolution, "", *others]).rstrip() + "\n"
+
+
+def in_short(rows: Sequence[WorstCaseRecord], grid: Sequence[float], convolution: str) -> str:
+    """The README's table: the games and what they are measured against."""
+    named = dict.fromkeys(name for game, yardsticks in GAMES.items() for name in (game, *yardsticks))
+    shown = [name for name in named if any(row.recipe == name for row in rows)]
+    counts = {name: len({row.seed for row in rows if row.recipe == name}) for name in shown}
+    n = max(row.n for row in rows)
+    text = [
+        f"MNIST, the paper's MLP, {n:,} test images; images that survive every attack of `runs/beyond.py`, in %: "
+        "an upper bound on robust accuracy. [All regimes, paired tests and costs](results/beyond-mnist/README.md).",
+        "",
+        f"| training | seeds | clean | {' | '.join(f'eps {eps:g}' for eps in grid)} |",
+        f"|---|---|---|{'---|' * len(grid)}",
+    ]
+    for name in shown:
+        own = [row for row in rows if row.recipe == name]
+        cells = [_cell([row.accuracy for row in own if row.eps == eps]) for eps in (0.0, *grid)]
+        text.append(f"| `{name}` | {counts[name]} | {' | '.join(cells)} |")
+    return "\n".join(["", *text, "", convolution]).rstrip() + "\n"
+
+
+def convolutional(results: Path) -> str:
+    """What `runs/conv.py` found, in a table; nothing where it has not run."""
+    path = results / "conv.jsonl"
+    if not path.is_file():
+        return ""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    groups: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        if not row["held_out"]:
+            groups.setdefault((row["game"], row["epochs"], row["device"]), []).append(row)
+    text = [
+        f"A small convolutional network at eps {rows[0]['eps']:g}, means over seeds, in %, by `python runs/conv.py OUT "
+        "results/beyond-mnist --game GAME --epochs EPOCHS --examples OF --official OF`. Clean and certified accuracy are of "
+        "all test images; an attack leaves the last two columns of so many. AutoAttack is the official one.",
+        "",
+        "| game | seeds | epochs | seconds, on | clean | certified | attack | of | leaves | of one seed, at least |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *(line for key, own in groups.items() for line in _convolutional(*key, own)),
+    ]
+    return "\n".join(text)
+
+
+def _convolutional(game: str, epochs: int, device: str, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Seeds that were trained alike: a line for each attack, the first with what holds for all."""
+    seconds = sorted({row["seconds"] for row in rows})
+    where = f"{rows[0]['threads']} thread{'s' * (rows[0]['threads'] > 1)}" if device == "cpu" else f"one {device}"
+    certain = [row["certified"] for row in rows if "certified" in row]
+    lines, own = list[str](), [
+        f"`{game}`", str(len(rows)), str(epochs), f"{' to '.join(map(str, seconds[:1] + seconds[1:][-1:]))}, {where}",
+        _cell([row["clean"] for row in rows], 2), _cell(certain) if len(certain) == len(rows) else "-",
+    ]  # fmt: skip
+    found = [row["left"] | ({"all of these": row["worst"]} if "worst" in row else {}) for row in rows]
+    for name in dict.fromkeys(name for left in found for name in left):
+        counts = [left[name] for left in found if name in left]
+        shares = [right / n for right, n in counts]
+        n = " or ".join(f"{n:,}" for n in sorted({n for _, n in counts}))
+        n += f", {len(counts)} of the seeds" if len(counts) < len(rows) else ""
+        lines.append(" | ".join([*own, name, n, _cell(shares), f"{100 * min(shares):.1f}"]))
+        own = [""] * len(own)
+    return [f"| {line} |" for line in lines]
+
+
+def _cell(values: Sequence[float], digits: int = 1) -> str:
+    mean, interval = mean_interval([100 * value for value in values])
+    among = f" [{max(0.0, interval.low):.{digits}f}, {min(100.0, interval.high):.{digits}f}]" if len(values) > 1 else ""
+    return f"{mean:.{digits}f}{among}"
