@@ -1,14 +1,17 @@
-"""A game and its yardstick under the official AutoAttack and the library's standard suite, over several seeds, paired.
+"""A game and its yardstick under the library's standard suite and the official AutoAttack, over several seeds, paired.
 
     python runs/confirmed.py OUT results/beyond-mnist [--recipes gan_recurrent pgd_drawn] [--seeds 0 1 2 3 4] [--eps 0.1 0.2 0.3]
-                             [--examples 1000] [--read]
+                             [--official EPS ...] [--after-suite] [--examples 1000] [--read]
 
-OUT holds the runs of `runs/beyond.py`, which attacks every seed on all test images, but by Auto-PGD alone; AutoAttack needs the
-package pyautoattack and two minutes for a thousand images of one run at one radius. Which images each attack leaves is kept
-beside the run, attack by attack and radius by radius; the same command goes on, and `--read` tells what is there. Written:
-confirmed.jsonl, the worst case of both for each image beside them, of every run that both attacks have met at every radius.
-Printed: means over seeds, and the first recipe less each other one, paired by seed: Student's t over seeds, corrected by Holm
-over all of them.
+OUT holds the runs of `runs/beyond.py`, which attacks every seed on all test images, but by Auto-PGD alone. The suite meets every
+image at the radii `--eps`, AutoAttack at those of them that `--official` names, unless told otherwise at all; it needs the
+package pyautoattack and two minutes for a thousand images of one run at one radius. With `--after-suite` it meets only what the
+suite leaves: the worst case of both for each image is the same, in less time, and what it leaves by itself is not known.
+
+Which images each attack leaves is kept beside the run, attack by attack and radius by radius; the same command goes on, and
+`--read` tells what is there. Written: confirmed.jsonl, of every run that the suite has met at the radius. Printed: means over
+seeds, and the first recipe less each other one, paired by seed, of what both attacks leave where both recipes have met both, else
+of what the suite leaves: Student's t over seeds, corrected by Holm over all of them.
 """
 
 import argparse
@@ -26,25 +29,58 @@ from sparring.data import Data
 from sparring.data.batches import stratified
 from sparring.evaluation.accuracy import attacked
 from sparring.evaluation.statistics import holm, mean_interval, t_test_p
-from sparring.experiment import Trained, load, load_data
+from sparring.experiment import load, load_data
 from sparring.process import on_one_thread
 from sparring.records import OutPaths, read_json, write, write_json
 from sparring.threat import ThreatModel
 
-SUITE = "standard suite"
+SUITE, ALONE = "standard suite {eps:g}", f"{official.NAME} {{eps:g}}"
+AFTER_SUITE = f"{ALONE}, after the suite"
 
 
 @dataclass(frozen=True)
 class ConfirmedRecord:
-    """How many of n images are right after the suite, after AutoAttack, and after whichever of both is worse for each image."""
+    """How many of n images are right after the suite, after AutoAttack, and after whichever of both is worse for each image.
+
+    Without `autoattack` and with `worst` AutoAttack met what the suite left; without `worst` it met nothing.
+    """
 
     recipe: str
     seed: int
     eps: float
     n: int
     suite: int
-    autoattack: int
-    worst: int
+    autoattack: int | None
+    worst: int | None
+
+
+class Marks:
+    """Which images a run gets right after each attack, kept beside it."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._kept: dict[str, str] = read_json(file) if file.is_file() else {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._kept
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return torch.tensor([mark == "1" for mark in self._kept[name]])
+
+    def put(self, name: str, correct: torch.Tensor) -> None:
+        """Keep what an attack leaves."""
+        self._kept[name] = "".join(str(int(mark)) for mark in correct)
+        write_json(self._file, self._kept)
+
+    def row(self, recipe: str, seed: int, eps: float) -> ConfirmedRecord | None:
+        """What is known at a radius; None before the suite is."""
+        if SUITE.format(eps=eps) not in self:
+            return None
+        suite = self[SUITE.format(eps=eps)]
+        met = [self[name] for form in (ALONE, AFTER_SUITE) if (name := form.format(eps=eps)) in self]
+        alone = int(met[0].sum()) if ALONE.format(eps=eps) in self else None
+        worst = int(torch.stack([suite, *met]).all(0).sum()) if met else None
+        return ConfirmedRecord(recipe, seed, eps, len(suite), int(suite.sum()), alone, worst)
 
 
 def main() -> None:
@@ -54,6 +90,8 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=["gan_recurrent", "pgd_drawn"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--eps", type=float, nargs="+", default=[0.1, 0.2, 0.3])
+    parser.add_argument("--official", type=float, nargs="*", help="radii at which AutoAttack is asked; all unless told")
+    parser.add_argument("--after-suite", action="store_true", help="AutoAttack meets what the suite leaves")
     parser.add_argument("--examples", type=int, default=1000)
     parser.add_argument("--read", action="store_true", help="attack nothing")
     options = parser.parse_args()
@@ -63,62 +101,74 @@ def main() -> None:
         rows += confirmed(OutPaths(options.out).run(recipe, seed).folder, options)
     rows.sort(key=lambda row: (options.recipes.index(row.recipe), row.eps, row.seed))
     write(OutPaths(options.results).records("confirmed"), rows)
-    tell(rows, options.recipes)
+    tell(rows)
 
 
 def confirmed(folder: Path, options: argparse.Namespace) -> list[ConfirmedRecord]:
-    """One run's rows; none while an attack at one of the radii is missing."""
+    """One run's rows, one for each radius at which the suite has met it."""
     trained = load(folder)
     test = stratified(load_data(trained.run.data)[1], options.examples)
-    file, n = folder / f"confirmed-{len(test)}.json", len(test)
-    kept: dict[str, str] = read_json(file) if file.is_file() else {}
-    made = []
-    for eps in options.eps:
-        for name, attack in attacks(test, eps).items():
-            if (key := f"{name} {eps:g}") not in kept and not options.read:
-                kept[key] = marks(trained, test, attack, eps)
-                write_json(file, kept)
-                print(f"{trained.run.recipe} seed {trained.run.seed}, {key}: {kept[key].count('1')} of {n}", flush=True)
-        found = [kept.get(f"{name} {eps:g}") for name in (SUITE, official.NAME)]
-        if None in found:
-            return []
-        suite, peer = (torch.tensor([mark == "1" for mark in marks or ""]) for marks in found)
-        counts = (int(suite.sum()), int(peer.sum()), int((suite & peer).sum()))
-        made.append(ConfirmedRecord(trained.run.recipe, trained.run.seed, eps, n, *counts))
+    marks, run = Marks(folder / f"confirmed-{len(test)}.json"), trained.run
+    for eps in () if options.read else options.eps:
+        for name, attack in turns(test, eps, options):
+            if name not in marks:
+                skip = ~marks[SUITE.format(eps=eps)] if name == AFTER_SUITE.format(eps=eps) else None
+                found = attacked(trained.defender, test, attack, ThreatModel(eps, test.shape), skip=skip)
+                marks.put(name, found.correct)
+                print(f"{run.recipe} seed {run.seed}, {name}: {found.correct.sum()} of {len(test)}", flush=True)
+    return [row for eps in options.eps if (row := marks.row(run.recipe, run.seed, eps))]
+
+
+def turns(test: Data, eps: float, options: argparse.Namespace) -> list[tuple[str, Attack]]:
+    """The attacks that are asked for at one radius, the suite first."""
+    threat = ThreatModel(eps, test.shape)
+    suite = Cascade(standard_suite(threat, test.n_classes, test.shape), threat)
+    made: list[tuple[str, Attack]] = [(SUITE.format(eps=eps), suite)]
+    if options.official is None or eps in options.official:
+        name = AFTER_SUITE if options.after_suite else ALONE
+        made.append((name.format(eps=eps), partial(official.autoattack, eps=eps)))
     return made
 
 
-def attacks(test: Data, eps: float) -> dict[str, Attack]:
-    """Both, at one radius."""
-    threat = ThreatModel(eps, test.shape)
-    suite = Cascade(standard_suite(threat, test.n_classes, test.shape), threat)
-    return {SUITE: suite, official.NAME: partial(official.autoattack, eps=eps)}
+@dataclass(frozen=True)
+class Lead:
+    """By how much the first recipe is ahead of another at a radius, seed by seed, and p after Holm over all of them."""
+
+    other: str
+    eps: float
+    attacks: str  # "worst" where both recipes have met both, else "suite"
+    by_seed: tuple[float, ...]
+    p: float
 
 
-def marks(trained: Trained, test: Data, attack: Attack, eps: float) -> str:
-    """1 for every image that is right after the attack, else 0."""
-    correct = attacked(trained.defender, test, attack, ThreatModel(eps, test.shape)).correct
-    return "".join(str(int(mark)) for mark in correct)
-
-
-def tell(rows: Sequence[ConfirmedRecord], recipes: Sequence[str]) -> None:
-    """Means, and the first recipe less each other one."""
-    for (recipe, eps), cell in itertools.groupby(rows, key=lambda row: (row.recipe, row.eps)):
-        some = list(cell)
-        left = [percent([getattr(row, name) / row.n for row in some]) for name in ("suite", "autoattack", "worst")]
-        print(f"{recipe}, eps {eps:g}, {len(some)} seeds: suite {left[0]}, AutoAttack {left[1]}, both {left[2]}")
-    worst = {(row.recipe, row.eps, row.seed): row.worst / row.n for row in rows}
-    tests = list[tuple[str, float, list[float]]]()
+def leads(rows: Sequence[ConfirmedRecord]) -> list[Lead]:
+    """The first recipe's, over the seeds that it shares with each other one."""
+    recipes, found = list(dict.fromkeys(row.recipe for row in rows)), list[tuple[str, float, str, tuple[float, ...]]]()
     for other, eps in itertools.product(recipes[1:], dict.fromkeys(row.eps for row in rows)):
-        pairs = [
-            (value, worst.get((other, eps, seed)))
-            for (name, at, seed), value in worst.items()
-            if (name, at) == (recipes[0], eps)
-        ]
-        tests.append((other, eps, [game - beside for game, beside in pairs if beside is not None]))
-    tests = [test for test in tests if test[2]]
-    for (other, eps, by_seed), p in zip(tests, holm([t_test_p(by_seed) for _, _, by_seed in tests]), strict=True):
-        print(f"{recipes[0]} less {other}, eps {eps:g}: {percent(by_seed)}, corrected p {p:.2g}")
+        game, beside = (
+            {row.seed: row for row in rows if (row.recipe, row.eps) == (r, eps)} for r in (recipes[0], other)
+        )
+        pairs = [(game[seed], beside[seed]) for seed in sorted(game.keys() & beside.keys())]
+        name = "suite" if any(row.worst is None for pair in pairs for row in pair) else "worst"
+        if len(pairs) > 1:
+            by_seed = tuple((getattr(one, name) - getattr(two, name)) / one.n for one, two in pairs)
+            found.append((other, eps, name, by_seed))
+    p_values = holm([t_test_p(by_seed) for *_, by_seed in found])
+    return [Lead(*lead, p) for lead, p in zip(found, p_values, strict=True)]
+
+
+def tell(rows: Sequence[ConfirmedRecord]) -> None:
+    """Means, and leads."""
+    for (recipe, eps), cell in itertools.groupby(rows, key=lambda row: (row.recipe, row.eps)):
+        some, told = list(cell), list[str]()
+        for title, name in (("suite", "suite"), ("AutoAttack", "autoattack"), ("both", "worst")):
+            if left := [count / row.n for row in some if (count := getattr(row, name)) is not None]:
+                told.append(f"{title} {percent(left)}" + (f" of {len(left)}" if len(left) < len(some) else ""))
+        print(f"{recipe}, eps {eps:g}, {len(some)} seeds: {', '.join(told)}")
+    for lead in leads(rows):
+        print(
+            f"ahead of {lead.other}, eps {lead.eps:g}, {lead.attacks}: {percent(lead.by_seed)}, corrected p {lead.p:.2g}"
+        )
 
 
 def percent(values: Sequence[float]) -> str:

@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 torch = pytest.importorskip("torch")
 
@@ -87,3 +89,48 @@ def test_rows_of_another_number_of_images_do_not_stay(tmp_path: Path, monkeypatc
     keep([row(0.1, 1, "learned", 80)], tmp_path)
     keep([row(0.2, 1, "learned", 160, n=200)], tmp_path)
     assert kept(tmp_path) == {(0.2, 1, "learned", 160)}
+
+
+def test_what_the_suite_and_autoattack_leave_is_told_image_by_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confirmed, file = script("confirmed", monkeypatch), tmp_path / "confirmed.json"
+    marks = confirmed.Marks(file)
+    assert marks.row("game", 0, 0.1) is None
+    marks.put(confirmed.SUITE.format(eps=0.1), bits("11100"))
+    marks.put(confirmed.SUITE.format(eps=0.2), bits("11000"))
+    marks.put(confirmed.SUITE.format(eps=0.3), bits("10000"))
+    marks.put(confirmed.ALONE.format(eps=0.1), bits("01110"))
+    marks.put(confirmed.AFTER_SUITE.format(eps=0.2), bits("01000"))
+    kept = confirmed.Marks(file)
+    assert confirmed.AFTER_SUITE.format(eps=0.2) in kept and confirmed.ALONE.format(eps=0.2) not in kept
+    assert [kept.row("game", 0, eps) for eps in (0.1, 0.2, 0.3)] == [
+        confirmed.ConfirmedRecord("game", 0, 0.1, 5, 3, 3, 2),
+        confirmed.ConfirmedRecord(
+            "game", 0, 0.2, 5, 2, None, 1
+        ),  # AutoAttack met two images: its own number is not known
+        confirmed.ConfirmedRecord("game", 0, 0.3, 5, 1, None, None),
+    ]
+
+
+def test_a_lead_is_of_both_attacks_only_where_both_recipes_have_met_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    confirmed = script("confirmed", monkeypatch)
+    counts = {  # suite and worst, seed after seed
+        ("game", 0.2): [(70, 60), (72, 63), (75, 66)],
+        ("game", 0.3): [(30, 20), (33, 24), (31, 22)],
+        ("pgd", 0.2): [(69, 58), (70, 59)],  # no third seed
+        ("pgd", 0.3): [(28, 21), (29, None), (30, 22)],
+    }
+    rows = [
+        confirmed.ConfirmedRecord(recipe, seed, eps, 100, suite, None, worst)
+        for (recipe, eps), own in counts.items()
+        for seed, (suite, worst) in enumerate(own)
+    ]
+    at = {lead.eps: lead for lead in confirmed.leads(rows)}
+    assert at[0.2].attacks == "worst" and at[0.2].by_seed == pytest.approx((0.02, 0.04))
+    assert at[0.3].attacks == "suite" and at[0.3].by_seed == pytest.approx((0.02, 0.04, 0.01))
+    # Student's t with one degree of freedom is the Cauchy distribution; Holm doubles the smaller of two
+    p = {0.2: 2 * (0.5 - np.arctan(3) / np.pi), 0.3: float(ttest_1samp((0.02, 0.04, 0.01), 0).pvalue)}
+    small, large = sorted(p, key=p.__getitem__)
+    assert at[small].p == pytest.approx(2 * p[small])
+    assert at[large].p == pytest.approx(max(2 * p[small], p[large]))
