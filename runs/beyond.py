@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from beyond_pages import ALPHA, GAMES, SHOWN, convolutional, in_short, outcomes, outcomes_of, page
+from beyond_pages import ALPHA, GAMES, SHOWN, convolutional, in_short, outcomes, outcomes_of, page, under_more
 
 from sparring.attacks import APGD, Attack, LearnedAttack, fgsm
 from sparring.data.batches import stratified
@@ -183,16 +183,16 @@ def main() -> None:
     write(out.records("worst"), rows)
     write(out.records("comparisons"), tests)
     write(out.records("epochs"), epochs)
-    convolution = convolutional(options.results)
+    more = [table for table in (under_more(options.results), convolutional(options.results)) if table]
     call = "python runs/beyond.py OUT results/beyond-mnist"
     call += f" --whole {' '.join(options.whole)}" if options.whole else ""
     (options.results / "README.md").write_text(
-        page(options.results, rows, tests, options.eps, call, convolution), encoding="utf-8"
+        page(options.results, rows, tests, options.eps, call, more), encoding="utf-8"
     )
     if options.readme:
         readme = Path(__file__).parent.parent / "README.md"
         before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
-        table = in_short(rows, options.eps, convolution)
+        table = in_short(rows, options.eps, more)
         readme.write_text(before + BEGIN + table + END + rest.split(END)[1], encoding="utf-8")
 
 

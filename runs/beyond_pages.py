@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from confirmed import ConfirmedRecord, leads
 
 from sparring import recipes
 from sparring.config import Data
 from sparring.data.batches import stratified_mask
 from sparring.evaluation.statistics import mean_interval
 from sparring.experiment import load_data
-from sparring.records import ComparisonRecord, WorstCaseRecord
+from sparring.records import ComparisonRecord, OutPaths, WorstCaseRecord, read
 
 GAMES = {  # each against its yardsticks, and the shorter game
     "gan_recurrent": ("pgd_drawn", "fgsm_drawn", "pgd_tenth", "fgsm_tenth"),
@@ -61,7 +62,7 @@ def page(
     tests: Sequence[ComparisonRecord],
     grid: Sequence[float],
     call: str,
-    convolution: str,
+    more: Sequence[str],
 ) -> str:
     """The folder's README."""
     head = " | ".join(f"eps {eps:g}" for eps in grid)
@@ -105,10 +106,15 @@ def page(
             text.append(f"| {name} | {' | '.join(cells)} |")
         text.append("")
     others = [f"- `{name}`: {what}." for name, what in OTHERS.items() if (results / name).is_file()]
-    return "\n".join([*text, *([] if tests else [""]), convolution, "", *others]).rstrip() + "\n"
+    return (
+        "\n".join(
+            [*text, *([] if tests else [""]), *(line for table in more for line in (table, "")), *others]
+        ).rstrip()
+        + "\n"
+    )
 
 
-def in_short(rows: Sequence[WorstCaseRecord], grid: Sequence[float], convolution: str) -> str:
+def in_short(rows: Sequence[WorstCaseRecord], grid: Sequence[float], more: Sequence[str]) -> str:
     """The README's table: the games and what they are measured against."""
     named = dict.fromkeys(name for game, yardsticks in GAMES.items() for name in (game, *yardsticks))
     shown = [name for name in named if any(row.recipe == name for row in rows)]
@@ -125,7 +131,36 @@ def in_short(rows: Sequence[WorstCaseRecord], grid: Sequence[float], convolution
         own = [row for row in rows if row.recipe == name]
         cells = [_cell([row.accuracy for row in own if row.eps == eps]) for eps in (0.0, *grid)]
         text.append(f"| `{name}` | {counts[name]} | {' | '.join(cells)} |")
-    return "\n".join(["", *text, "", convolution]).rstrip() + "\n"
+    return "\n".join(["", *text, *(line for table in more for line in ("", table))]) + "\n"
+
+
+def under_more(results: Path) -> str:
+    """What `runs/confirmed.py` found on all test images, in a table; nothing where it has not run."""
+    path = OutPaths(results / "confirmed-10000").records("confirmed")
+    if not path.is_file():
+        return ""
+    rows = read(path, ConfirmedRecord)
+    grid, seeds = sorted({row.eps for row in rows}), sorted({row.seed for row in rows})
+    text = [
+        f"Two of these under stronger attacks, seeds {seeds[0]} to {seeds[-1]}, {rows[0].n:,} test images, by `python "
+        "runs/confirmed.py OUT results/beyond-mnist/confirmed-10000 --examples 10000`: the library's standard suite, and the "
+        "official AutoAttack on what the suite leaves. By how much the first is ahead: Student's t over seeds, after Holm over "
+        "the row; under both attacks where both met them.",
+        "",
+        f"| training | attacks | {' | '.join(f'eps {eps:g}' for eps in grid)} |",
+        f"|---|---|{'---|' * len(grid)}",
+    ]
+    for recipe in dict.fromkeys(row.recipe for row in rows):
+        for title, name in (("the suite", "suite"), ("and AutoAttack", "worst")):
+            at = [[getattr(row, name) for row in rows if (row.recipe, row.eps) == (recipe, eps)] for eps in grid]
+            cells = [_cell([count / rows[0].n for count in counts]) if None not in counts else "-" for counts in at]
+            if set(cells) != {"-"}:
+                text.append(f"| `{recipe}` | {title} | {' | '.join(cells)} |")
+    found = leads(rows)
+    for other in dict.fromkeys(lead.other for lead in found):
+        ahead = {lead.eps: f"{_points(lead.by_seed)}, p {lead.p:.2g}" for lead in found if lead.other == other}
+        text.append(f"| ahead of `{other}` | | {' | '.join(ahead.get(eps, '-') for eps in grid)} |")
+    return "\n".join(text)
 
 
 def convolutional(results: Path) -> str:
@@ -174,3 +209,8 @@ def _cell(values: Sequence[float], digits: int = 1) -> str:
     mean, interval = mean_interval([100 * value for value in values])
     among = f" [{max(0.0, interval.low):.{digits}f}, {min(100.0, interval.high):.{digits}f}]" if len(values) > 1 else ""
     return f"{mean:.{digits}f}{among}"
+
+
+def _points(values: Sequence[float]) -> str:
+    mean, interval = mean_interval([100 * value for value in values])
+    return f"{mean:+.1f} [{interval.low:.1f}, {interval.high:.1f}]"
