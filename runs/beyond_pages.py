@@ -31,6 +31,7 @@ OTHERS = {  # what else lies in the folder, and the script that told it
     "attack.jsonl": "the learned attack by itself (`runs/learned_attack.py`)",
     "attack-2000/attack.jsonl": "its ten gradients and AutoAttack at 0.2 on 2,000 images (`--queries 10 --alone --official`)",
     "confirmed.jsonl": "the official AutoAttack on several seeds of the game and of PGD-7 (`runs/confirmed.py`)",
+    "confirmed-10000/confirmed.jsonl": "the standard suite on all test images, then AutoAttack (`--after-suite`, at 0.3)",
     "autoattack.json": "the official AutoAttack on seed 0 (`bench/attack.py`)",
 }
 
@@ -141,11 +142,13 @@ def under_more(results: Path) -> str:
         return ""
     rows = read(path, ConfirmedRecord)
     grid, seeds = sorted({row.eps for row in rows}), sorted({row.seed for row in rows})
+    official = sorted({row.eps for row in rows if row.worst is not None})
+    call = f"--examples {rows[0].n} --eps {_listed(grid)} --official {_listed(official)} --after-suite"
     text = [
         f"Two of these under stronger attacks, seeds {seeds[0]} to {seeds[-1]}, {rows[0].n:,} test images, by `python "
-        "runs/confirmed.py OUT results/beyond-mnist/confirmed-10000 --examples 10000`: the library's standard suite, and the "
-        "official AutoAttack on what the suite leaves. By how much the first is ahead: Student's t over seeds, after Holm over "
-        "the row; under both attacks where both met them.",
+        f"runs/confirmed.py OUT results/beyond-mnist/confirmed-10000 {call}`: the library's standard suite, and the official "
+        "AutoAttack on what the suite leaves. By how much the first is ahead: Student's t over seeds, after Holm over the row; "
+        "under both attacks where both met them.",
         "",
         f"| training | attacks | {' | '.join(f'eps {eps:g}' for eps in grid)} |",
         f"|---|---|{'---|' * len(grid)}",
@@ -214,3 +217,7 @@ def _cell(values: Sequence[float], digits: int = 1) -> str:
 def _points(values: Sequence[float]) -> str:
     mean, interval = mean_interval([100 * value for value in values])
     return f"{mean:+.1f} [{interval.low:.1f}, {interval.high:.1f}]"
+
+
+def _listed(radii: Sequence[float]) -> str:
+    return " ".join(f"{eps:g}" for eps in radii)
