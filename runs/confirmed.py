@@ -1,7 +1,7 @@
 """A game and its yardstick under the library's standard suite and the official AutoAttack, over several seeds, paired.
 
     python runs/confirmed.py OUT results/beyond-mnist [--recipes gan_recurrent pgd_drawn] [--seeds 0 1 2 3 4] [--eps 0.1 0.2 0.3]
-                             [--official EPS ...] [--after-suite] [--examples 1000] [--read]
+                             [--official EPS ...] [--after-suite] [--examples 1000] [--looks 1] [--read]
 
 OUT holds the runs of `runs/beyond.py`, which attacks every seed on all test images, but by Auto-PGD alone. The suite meets every
 image at the radii `--eps`, AutoAttack at those of them that `--official` names, unless told otherwise at all; it needs the
@@ -9,9 +9,11 @@ package pyautoattack and two minutes for a thousand images of one run at one rad
 suite leaves: the worst case of both for each image is the same, in less time, and what it leaves by itself is not known.
 
 Which images each attack leaves is kept beside the run, attack by attack and radius by radius; the same command goes on, and
-`--read` tells what is there. Written: confirmed.jsonl, of every run that the suite has met at the radius. Printed: means over
-seeds, and the first recipe less each other one, paired by seed, of what both attacks leave where both recipes have met both, else
-of what the suite leaves: Student's t over seeds, corrected by Holm over all of them.
+`--read` attacks nothing. Written: confirmed.jsonl, of every run that the suite has met at the radius; what it held of other runs
+and radii stays, so that seeds can come from several machines. Printed, of all that it holds: means over seeds, and the first
+recipe less each other one, paired by seed, of what both attacks leave where both recipes have met both, else of what the suite
+leaves: Student's t over seeds, corrected by Holm over all of them, and by Bonferroni for as many looks as were taken at growing
+numbers of seeds (`--looks`).
 """
 
 import argparse
@@ -31,7 +33,7 @@ from sparring.evaluation.accuracy import attacked
 from sparring.evaluation.statistics import holm, mean_interval, t_test_p
 from sparring.experiment import load, load_data
 from sparring.process import on_one_thread
-from sparring.records import OutPaths, read_json, write, write_json
+from sparring.records import OutPaths, read, read_json, write, write_json
 from sparring.threat import ThreatModel
 
 SUITE, ALONE = "standard suite {eps:g}", f"{official.NAME} {{eps:g}}"
@@ -93,15 +95,17 @@ def main() -> None:
     parser.add_argument("--official", type=float, nargs="*", help="radii at which AutoAttack is asked; all unless told")
     parser.add_argument("--after-suite", action="store_true", help="AutoAttack meets what the suite leaves")
     parser.add_argument("--examples", type=int, default=1000)
+    parser.add_argument("--looks", type=int, default=1, help="how many times leads were tested while seeds were added")
     parser.add_argument("--read", action="store_true", help="attack nothing")
     options = parser.parse_args()
     on_one_thread()
     rows = list[ConfirmedRecord]()
     for seed, recipe in itertools.product(options.seeds, options.recipes):
         rows += confirmed(OutPaths(options.out).run(recipe, seed).folder, options)
-    rows.sort(key=lambda row: (options.recipes.index(row.recipe), row.eps, row.seed))
-    write(OutPaths(options.results).records("confirmed"), rows)
-    tell(rows)
+    path = OutPaths(options.results).records("confirmed")
+    rows = joined(read(path, ConfirmedRecord) if path.is_file() else (), rows, options.recipes)
+    write(path, rows)
+    tell(rows, options.looks)
 
 
 def confirmed(folder: Path, options: argparse.Namespace) -> list[ConfirmedRecord]:
@@ -119,6 +123,20 @@ def confirmed(folder: Path, options: argparse.Namespace) -> list[ConfirmedRecord
     return [row for eps in options.eps if (row := marks.row(run.recipe, run.seed, eps))]
 
 
+def joined(
+    held: Sequence[ConfirmedRecord], made: Sequence[ConfirmedRecord], recipes: Sequence[str]
+) -> list[ConfirmedRecord]:
+    """The rows of before, those made anew in place of theirs; by recipe (the given ones first), radius and seed.
+
+    Ends the program when they are of different numbers of images: `--read` makes the new ones again.
+    """
+    if len(sizes := sorted({row.n for row in (*held, *made)})) > 1:
+        raise SystemExit(f"confirmed.jsonl is of one number of images, not of {sizes}; name another folder for results")
+    order = list(dict.fromkeys((*recipes, *(row.recipe for row in held))))
+    rows = {(order.index(row.recipe), row.eps, row.seed): row for row in (*held, *made)}
+    return [rows[key] for key in sorted(rows)]
+
+
 def turns(test: Data, eps: float, options: argparse.Namespace) -> list[tuple[str, Attack]]:
     """The attacks that are asked for at one radius, the suite first."""
     threat = ThreatModel(eps, test.shape)
@@ -132,7 +150,7 @@ def turns(test: Data, eps: float, options: argparse.Namespace) -> list[tuple[str
 
 @dataclass(frozen=True)
 class Lead:
-    """By how much the first recipe is ahead of another at a radius, seed by seed, and p after Holm over all of them."""
+    """By how much the first recipe is ahead of another at a radius, seed by seed, and p after all corrections."""
 
     other: str
     eps: float
@@ -141,8 +159,8 @@ class Lead:
     p: float
 
 
-def leads(rows: Sequence[ConfirmedRecord]) -> list[Lead]:
-    """The first recipe's, over the seeds that it shares with each other one."""
+def leads(rows: Sequence[ConfirmedRecord], looks: int = 1) -> list[Lead]:
+    """The first recipe's, over the seeds that it shares with each other one; p times the looks that were taken."""
     recipes, found = list(dict.fromkeys(row.recipe for row in rows)), list[tuple[str, float, str, tuple[float, ...]]]()
     for other, eps in itertools.product(recipes[1:], dict.fromkeys(row.eps for row in rows)):
         game, beside = (
@@ -153,11 +171,11 @@ def leads(rows: Sequence[ConfirmedRecord]) -> list[Lead]:
         if len(pairs) > 1:
             by_seed = tuple((getattr(one, name) - getattr(two, name)) / one.n for one, two in pairs)
             found.append((other, eps, name, by_seed))
-    p_values = holm([t_test_p(by_seed) for *_, by_seed in found])
+    p_values = [min(1.0, looks * p) for p in holm([t_test_p(by_seed) for *_, by_seed in found])]
     return [Lead(*lead, p) for lead, p in zip(found, p_values, strict=True)]
 
 
-def tell(rows: Sequence[ConfirmedRecord]) -> None:
+def tell(rows: Sequence[ConfirmedRecord], looks: int) -> None:
     """Means, and leads."""
     for (recipe, eps), cell in itertools.groupby(rows, key=lambda row: (row.recipe, row.eps)):
         some, told = list(cell), list[str]()
@@ -165,10 +183,9 @@ def tell(rows: Sequence[ConfirmedRecord]) -> None:
             if left := [count / row.n for row in some if (count := getattr(row, name)) is not None]:
                 told.append(f"{title} {percent(left)}" + (f" of {len(left)}" if len(left) < len(some) else ""))
         print(f"{recipe}, eps {eps:g}, {len(some)} seeds: {', '.join(told)}")
-    for lead in leads(rows):
-        print(
-            f"ahead of {lead.other}, eps {lead.eps:g}, {lead.attacks}: {percent(lead.by_seed)}, corrected p {lead.p:.2g}"
-        )
+    for lead in leads(rows, looks):
+        ahead = f"{lead.attacks}: {percent(lead.by_seed)} of {len(lead.by_seed)}"
+        print(f"ahead of {lead.other}, eps {lead.eps:g}, {ahead}, corrected p {lead.p:.2g}")
 
 
 def percent(values: Sequence[float]) -> str:

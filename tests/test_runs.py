@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from scipy.stats import ttest_1samp
 
 torch = pytest.importorskip("torch")
 
+from sparring import config  # noqa: E402
+from sparring.experiment import load_data  # noqa: E402
 from sparring.records import LearnedAttackRecord, OutPaths, read  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -134,3 +138,39 @@ def test_a_lead_is_of_both_attacks_only_where_both_recipes_have_met_both(monkeyp
     small, large = sorted(p, key=p.__getitem__)
     assert at[small].p == pytest.approx(2 * p[small])
     assert at[large].p == pytest.approx(max(2 * p[small], p[large]))
+    twice = {lead.eps: lead.p for lead in confirmed.leads(rows, looks=2)}
+    assert twice == {eps: pytest.approx(min(1.0, 2 * lead.p)) for eps, lead in at.items()}
+
+
+def test_rows_of_other_runs_and_radii_stay_and_those_made_anew_take_their_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    confirmed = script("confirmed", monkeypatch)
+
+    def row(recipe: str, seed: int, eps: float, suite: int, n: int = 100) -> Any:
+        return confirmed.ConfirmedRecord(recipe, seed, eps, n, suite, None, None)
+
+    held = [row("game", 0, 0.1, 90), row("game", 0, 0.2, 70), row("other", 0, 0.1, 80)]
+    made = [row("pgd", 1, 0.1, 89), row("game", 1, 0.1, 91), row("game", 0, 0.1, 92)]
+    assert confirmed.joined(held, made, ["game", "pgd"]) == [made[2], made[1], held[1], made[0], held[2]]
+    assert confirmed.joined((), made[:1], ["game", "pgd"]) == made[:1]
+    with pytest.raises(SystemExit, match=r"not of \[100, 1000\]"):
+        confirmed.joined(held, [row("game", 0, 0.1, 900, 1000)], ["game"])
+
+
+@pytest.mark.parametrize(
+    ("official", "after", "expected"),
+    [
+        (None, False, ["SUITE", "ALONE"]),
+        ([0.2], False, ["SUITE", "ALONE"]),
+        ([0.2], True, ["SUITE", "AFTER_SUITE"]),
+        ([0.3], True, ["SUITE"]),
+        ([], False, ["SUITE"]),
+    ],
+)
+def test_autoattack_comes_where_it_is_asked_for(
+    official: list[float] | None, after: bool, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confirmed, data = script("confirmed", monkeypatch), load_data(config.Data("digits"))[1]
+    asked = confirmed.turns(data, 0.2, argparse.Namespace(official=official, after_suite=after))
+    assert [name for name, _ in asked] == [getattr(confirmed, form).format(eps=0.2) for form in expected]
