@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from sparring.config import GRID, Run
 from sparring.data import Data
 from sparring.environment import commit
 from sparring.errors import Interrupted, NotFinite
-from sparring.evaluation.accuracy import Outcome, aimed, attacked, averaged_over_passes, curve, pgd_curve
+from sparring.evaluation.accuracy import Outcome, attacked, averaged_over_passes, curve, inside, pgd_curve
 from sparring.evaluation.calibration import calibrate
 from sparring.evaluation.exploitability import FRESH, exploitability
 from sparring.evaluation.one_step import Mode, OneStep, fgsm_curve, one_step, one_step_curve, one_step_over_passes
@@ -123,13 +124,15 @@ def _sound(
         "pgd": pgd_curve(
             model, test, grid, steps=settings.pgd_steps, restarts=settings.pgd_restarts, seed=derive(run.seed, "eval")
         ),
-        "noise": one_step_curve(model, test, Noise(threat, "uniform", stream), grid, stream=stream),
-        "sign_noise": one_step_curve(model, test, Noise(threat, "sign", stream), grid, stream=stream),
+        "noise": one_step_curve(model, test, Noise(threat, "uniform", stream), grid, streams=[stream]),
+        "sign_noise": one_step_curve(model, test, Noise(threat, "sign", stream), grid, streams=[stream]),
     }
     if adversary is not None:
         own, radii = LearnedAttack(adversary, threat), {*grid, run.judged}
         recurrent = isinstance(adversary, RecurrentAdversary)  # its direction is another at every eps
-        curves["own"] = curve(model, test, aimed(own), radii) if recurrent else one_step_curve(model, test, own, radii)
+        curves["own"] = (
+            curve(model, test, partial(inside, own), radii) if recurrent else one_step_curve(model, test, own, radii)
+        )
     outcomes = {("clean", 0.0): attacked(model, test, identity, ThreatModel(0.0, test.shape))}
     return outcomes | {(name, eps): o for name, found in curves.items() for eps, o in found.items()}
 

@@ -1,10 +1,14 @@
-"""In which number format a training multiplies matrices; an attack that evaluates a model takes its gradients in fp32."""
+"""In which number format a training multiplies matrices; an attack that evaluates a model takes its gradients in fp32.
+
+And how many digits a device knows.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from sparring.process import has_tiles, rounds_factors
 
@@ -32,6 +36,16 @@ def full_fp32() -> AbstractContextManager[object]:
     """
     backends: Any = torch.backends
     return _all_in([backends.cuda.matmul, backends.cudnn.conv], "ieee")
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The floating type with the most digits that tensors can have there: float64, but float32 on Apple's GPUs."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def widened(x: Tensor) -> Tensor:
+    """x with as many digits as its device knows."""
+    return x.to(widest(x.device))
 
 
 def fast_precision(device: torch.device) -> Precision:

@@ -1,5 +1,7 @@
 """What can be audited, by name: a run of this library with all that its folder tells, or a classifier of anyone's."""
 
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -91,7 +93,7 @@ def of_run(folder: Path, *, root: str | Path | None = None) -> Subject:
     twin = neighbours.get("vanilla")
     siblings = {
         other.name: found.defender
-        for other in sorted(folder.resolve().parent.glob("seed*"))
+        for other in _seeds_of(folder.resolve().parent)
         if other.name != seed and (found := _finished(other, test)) is not None
     }
     past = [(s.epoch, s.adversary) for s in history(folder) if s.adversary and s.epoch < trained.record.epochs]
@@ -175,11 +177,12 @@ def co_trained_examples(trained: Trained, n: int, alone: int = 0) -> int | None:
     if trained.adversary is None:
         return None
     share = 1.0 if settings.mix == "both" else 1 - settings.clean_share
-    epoch = (n // settings.batch_size) * settings.batch_size
-    turns = float(play.adversary_steps)
+    batch = min(settings.batch_size, n)
+    steps = n // batch  # of an epoch
+    turns = play.adversary_steps * steps
     if (recurrent := trained.run.recurrent) is not None:
-        turns = 1 / recurrent.every if recurrent.every else 0.0
-    return round(share * turns * trained.record.epochs * epoch) + alone * epoch
+        turns = math.ceil(steps / recurrent.every) if recurrent.every else 0
+    return round(share * turns * trained.record.epochs * batch) + alone * steps * batch
 
 
 def epochs_alone(folder: Path) -> int:
@@ -201,7 +204,7 @@ def best_responses_of(folder: Path, defender: nn.Module) -> list[Fresh]:
 def neighbours(folder: Path) -> dict[str, str]:
     """The finished runs beside this one that its audit may use, by the digest of their defender: its seed's, its recipe's."""
     here = folder.resolve()
-    around = [*here.parent.parent.glob(f"*/{here.name}"), *here.parent.glob("seed*")]
+    around = [*here.parent.parent.glob(f"*/{here.name}"), *_seeds_of(here.parent)]
     done = {run: RunPaths(run).done for run in sorted(set(around) - {here})}
     found = {run: read_json(path) for run, path in done.items() if path.is_file()}
     return {f"{run.parent.name}/{run.name}": told["defender_sha256"] for run, told in found.items()}
@@ -221,6 +224,11 @@ def has_past(folder: Path) -> bool:
 def spread(n: int, most: int) -> list[int]:
     """At most so many of the numbers 0 to n - 1, evenly, the first and the last among them."""
     return list(range(n)) if n <= most else [round(k * (n - 1) / (most - 1)) for k in range(most)]
+
+
+def _seeds_of(recipe: Path) -> list[Path]:
+    """The folders of a recipe's runs, by name; a copy under another name is none of them."""
+    return [folder for folder in sorted(recipe.glob("seed*")) if re.fullmatch(r"seed\d+", folder.name)]
 
 
 def _adversaries(neighbours: dict[str, Trained]) -> dict[str, LearnedAttack]:

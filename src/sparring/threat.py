@@ -40,6 +40,12 @@ class ThreatModel:
         """eps in a form that broadcasts against x (..., *shape)."""
         return self.over_pixels(self.eps.to(x.device, x.dtype)) if isinstance(self.eps, Tensor) else self.eps
 
+    def radii(self, x: Tensor, y: Tensor) -> Tensor:
+        """The radius of each example, (...) like its labels y, of x's type."""
+        if isinstance(self.eps, Tensor):
+            return self.eps.to(x.device, x.dtype).expand(y.shape)
+        return torch.full(y.shape, self.eps, dtype=x.dtype, device=x.device)
+
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """The nearest point to x_adv that is within eps of x and inside the pixel range; differentiable where inside."""
         eps = self.radius(x)

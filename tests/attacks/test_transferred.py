@@ -1,6 +1,7 @@
 """Attacks on one's own models, shown to another; and the learned attack that goes on from where they end."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from sparring.attacks import PGD, LearnedAttack, Together, Transferred, fgsm
 from sparring.attacks.learned import end_of, pursue
 from sparring.data import Data
 from sparring.errors import InputError
-from sparring.evaluation.accuracy import aimed, counted, curve
+from sparring.evaluation.accuracy import counted, curve, inside
 from sparring.losses import log_odds, margin
 from sparring.models import mlp
 from sparring.threat import ThreatModel
@@ -87,7 +88,7 @@ def test_a_rehearsal_is_aimed_where_its_attack_is(batch: tuple[Tensor, Tensor]) 
     for attack in (wide, replace(rehearsal, threat=ThreatModel(0.2, SHAPE))):
         x = data.floats()
         assert float((attack(model, x, data.labels).detach() - x).abs().max()) == pytest.approx(0.2, rel=1e-4)
-    curves = curve(model, data, aimed(rehearsal), [0.1, 0.3])
+    curves = curve(model, data, partial(inside, rehearsal), [0.1, 0.3])
     assert [outcome.max_distance for outcome in curves.values()] == pytest.approx([0.1, 0.3], rel=1e-4)
 
 

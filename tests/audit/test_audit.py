@@ -214,7 +214,7 @@ def test_a_past_adversary_that_is_stronger_is_cycling(plain: nn.Module) -> None:
         assert CHECKS["G4"](e).status == status
 
 
-def test_rates_need_an_interval_that_holds_them_and_digits_no_finer_than_it(plain: nn.Module) -> None:
+def test_rates_need_an_interval_that_holds_them_and_attacks_that_say_what_they_are(plain: nn.Module) -> None:
     e = evidence(plain)
     assert CHECKS["T1"](e).status == CHECKS["T6"](e).status == "PASS"
     e.runs["x"] = replace(e.white, name="", attack="")

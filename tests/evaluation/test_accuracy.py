@@ -1,6 +1,7 @@
 """Accuracy under attack, measured from outside: who is still right, and what is refused."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from sparring.adversaries import Adversary
-from sparring.attacks import PGD, LearnedAttack, Noise, WorstCase, fgsm, identity
+from sparring.attacks import APGD, PGD, Cascade, LearnedAttack, Noise, WorstCase, fgsm, identity
 from sparring.data.batches import Data
 from sparring.errors import InputError
 from sparring.evaluation import attacked, clean, curve, fgsm_curve, pgd_curve, transfer
-from sparring.evaluation.accuracy import aimed, averaged_over_passes
+from sparring.evaluation.accuracy import averaged_over_passes, inside
 from sparring.models import mlp
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
@@ -203,17 +204,50 @@ def test_a_model_that_returns_no_logits_is_refused(after: Any, message: str, mod
 def test_an_attack_with_a_threat_is_aimed_and_any_other_is_projected(model: nn.Module, data: Data) -> None:
     x, y = data.images, data.labels
     small = THREAT.at(0.02)
-    assert aimed(PGD(THREAT, steps=3))(small) == PGD(small, steps=3) or isinstance(aimed(PGD(THREAT))(small), PGD)
-    found = aimed(lambda model, x, y: x + 1)(small)(model, x, y)
+    aimed = inside(PGD(THREAT, steps=3), small)
+    assert isinstance(aimed, PGD) and (aimed.threat, aimed.steps) == (small, 3)
+    found = inside(lambda model, x, y: x + 1, small)(model, x, y)
     assert torch.allclose(found, (x + 0.02).clamp(0, 1))
 
 
 def test_a_worst_case_is_aimed_with_all_its_attacks(model: nn.Module, data: Data) -> None:
-    worst = aimed(WorstCase((fgsm(THREAT), lambda model, x, y: (x + 0.1).clamp(0, 1)), THREAT))
+    worst = partial(inside, WorstCase((fgsm(THREAT), lambda model, x, y: (x + 0.1).clamp(0, 1)), THREAT))
     for eps in (0.05, 0.3):
         threat = THREAT.at(eps)
         found = attacked(model, data, worst(threat), threat)
         assert found.accuracy <= attacked(model, data, fgsm(threat), threat).accuracy
+
+
+@pytest.mark.parametrize("outer", [WorstCase, Cascade])
+@pytest.mark.parametrize("inner", [WorstCase, Cascade])
+def test_attacks_within_attacks_are_aimed_too(outer: Any, inner: Any, model: nn.Module, data: Data) -> None:
+    small, wide = THREAT.at(0.01), THREAT.at(0.3)
+    nested = outer((inner((APGD(small, steps=10),), small),), small)
+    alone = attacked(model, data, APGD(wide, steps=10), wide)
+    for aimed in (inside(nested, wide), nested if outer is WorstCase else outer(nested.attacks, wide)):
+        found = attacked(model, data, aimed, aimed.threat)
+        assert torch.equal(found.correct, alone.correct) == (aimed.threat == wide)
+    assert alone.accuracy < attacked(model, data, APGD(small, steps=10), small).accuracy - 0.2
+
+
+def test_an_attack_that_writes_to_its_input_is_seen_through(model: nn.Module, data: Data) -> None:
+    before = data.images.clone(), data.labels.clone()
+
+    def far(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        y.zero_()
+        return x.copy_(torch.rand(x.shape, generator=seeded(5)))
+
+    with pytest.raises(InputError, match="left the ball"):
+        attacked(model, data, far, THREAT)
+    projected = attacked(model, data, inside(far, THREAT), THREAT)
+    assert projected.max_distance == pytest.approx(0.1, abs=1e-6)
+    assert torch.equal(data.images, before[0]) and torch.equal(data.labels, before[1])
+
+
+def test_the_logits_of_a_pgd_curve_are_those_that_decided(model: nn.Module, data: Data) -> None:
+    for eps, found in pgd_curve(model, data, [0.0, 0.05, 0.1, 0.3], steps=5).items():
+        assert torch.equal(found.logits.argmax(-1) == data.labels, found.correct), eps
+        assert 0 < found.accuracy < 1 and bool(found.logits.abs().sum(-1).all())
 
 
 @pytest.mark.parametrize("mode", ["evaluation", "training"])

@@ -74,7 +74,7 @@ def alike(found: Outcome, expected: Outcome) -> bool:
 @pytest.mark.parametrize("mode", ["evaluation", "training"])
 def test_all_eps_at_once_give_what_each_gives_alone(name: str, mode: Any, model: nn.Module, data: Data) -> None:
     attack, order = ATTACKS[name], torch.randperm(150, generator=seeded(0))
-    settings: dict[str, Any] = {"batch_size": 40, "stream": STREAM, "order": order, "mode": mode}
+    settings: dict[str, Any] = {"batch_size": 40, "streams": [STREAM], "order": order, "mode": mode}
     expected = curve(model, data, lambda threat: replace(attack, threat=threat), GRID, **settings)  # type: ignore[type-var]
     found = one_step_curve(model, data, attack, GRID, **settings)
     assert list(found) == list(expected) == sorted(GRID)

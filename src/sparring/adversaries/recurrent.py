@@ -72,6 +72,11 @@ class RecurrentAdversary(nn.Module):
             self.shift = nn.Parameter(torch.zeros(hidden))
             self.out = nn.Parameter(torch.zeros(hidden))
 
+    def afresh(self, generator: torch.Generator | None = None) -> "RecurrentAdversary":
+        """An untrained one with as many queries, hidden units and rounds."""
+        own = {"queries": self.queries, "hidden": self.hidden, "rounds": self.rounds}
+        return RecurrentAdversary(self.shape, **own, begin=self.begin, generator=generator)
+
     def first_point(self, x: Tensor) -> Tensor:
         """The u, of the shape of inputs x, that it starts from as an attack."""
         return torch.full_like(x, self.begin)
@@ -152,13 +157,7 @@ def stack_recurrent(adversaries: Sequence[RecurrentAdversary]) -> RecurrentAdver
     first = adversaries[0]
     if len({(a.shape, a.queries, a.hidden, a.rounds, a.begin) for a in adversaries}) > 1:
         raise CannotStack("a stack needs recurrent adversaries of one shape, number of queries and hidden units")
-    stacked = RecurrentAdversary(
-        first.shape,
-        queries=first.queries,
-        hidden=first.hidden,
-        rounds=first.rounds,
-        begin=first.begin,
-    )
+    stacked = first.afresh()
     for name, _ in list(stacked.named_parameters()):
         setattr(stacked, name, nn.Parameter(torch.stack([getattr(a, name).detach() for a in adversaries])))
     return stacked

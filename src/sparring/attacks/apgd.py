@@ -158,8 +158,7 @@ class _Ascent:
         y, target = self.y.reshape(-1), None if self.target is None else self.target.reshape(-1)
         low, high = bounds(threat, x)
         now = torch.clamp(rows(threat, x + threat.radius(x) * start), low, high)
-        eps = threat.eps.expand(self.leading).reshape(-1, 1) if isinstance(threat.eps, Tensor) else threat.eps
-        step = torch.zeros(n, 1, dtype=x.dtype, device=x.device) + 2.0 * eps  # section 3: the first step is 2 eps
+        step = 2.0 * threat.radii(x, self.y).reshape(-1, 1)  # section 3: the first step is 2 eps
         self.found, self.loss = now.clone(), torch.zeros(n, dtype=x.dtype, device=x.device)
         self.broken = torch.zeros(n, dtype=torch.bool, device=x.device)
         sign, loss, broken = self._follow(now, y, target, None, last=False)

@@ -1,8 +1,9 @@
 """The type of an attack, what can be done with any, and the attack that does nothing."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from types import FunctionType
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,6 +22,21 @@ def described(attack: Attack) -> str:
     return attack.__name__ if isinstance(attack, FunctionType) else repr(attack)
 
 
+def has_threat(attack: object) -> bool:
+    """Whether it is a dataclass with a `threat`, which `aimed` can set; any other attack keeps its own radius."""
+    return is_dataclass(attack) and not isinstance(attack, type) and hasattr(attack, "threat")
+
+
 def aimed(attack: Attack, threat: ThreatModel) -> Attack:
-    """The attack with this threat, where it is a dataclass that has one."""
-    return replace(attack, threat=threat) if hasattr(attack, "threat") else attack  # type: ignore[type-var]
+    """The attack with this threat, and so all attacks within it; as it is where it has none."""
+    if not has_threat(attack):
+        return attack
+    inside = {f.name: _aimed_within(getattr(attack, f.name), threat) for f in fields(attack) if f.init}  # type: ignore[arg-type]
+    found: Attack = replace(attack, **(inside | {"threat": threat}))  # type: ignore[type-var]
+    return found
+
+
+def _aimed_within(value: Any, threat: ThreatModel) -> Any:
+    if type(value) in (tuple, list):
+        return type(value)(_aimed_within(part, threat) for part in value)
+    return aimed(value, threat) if has_threat(value) else value

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sparring import modes
-from sparring.attacks.rows import put_at
+from sparring.attacks.rows import fooled, put_at
 from sparring.errors import InputError
-from sparring.losses import LOSSES, margin
+from sparring.losses import LOSSES
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
 
@@ -84,7 +84,7 @@ class PGD:
         return predicted
 
     def _run(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """One ascent: x_adv, and per example a score that is infinite where it is misclassified."""
+        """One ascent: x_adv, and per example a score that is infinite where it is broken."""
         threat = self.threat
         step_size = self.reach * threat.radius(x) / self.steps if self.step_size is None else self.step_size
         x_adv = threat.moved(x, self.stream.uniform(x)) if self.random_start else x.detach()
@@ -146,7 +146,7 @@ class PGD:
         return grad, self._score(logits.detach(), y)
 
     def _score(self, logits: Tensor, y: Tensor) -> Tensor:
-        return torch.where(margin(logits, y) > 0, torch.inf, LOSSES[self.loss](logits, y))
+        return torch.where(fooled(logits, y), torch.inf, LOSSES[self.loss](logits, y))
 
     def _put_better(self, best: Tensor, best_score: Tensor, at: Tensor, x_adv: Tensor, score: Tensor) -> None:
         """Write the iterates that are better than the best so far in its place, in the rows `at`."""

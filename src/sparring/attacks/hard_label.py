@@ -20,9 +20,9 @@ class RayS:
 
     Blocks of pixels change their sign in turn: all of them, the halves, the quarters, ... A new direction is asked once, at the
     best distance so far; only if the answer is wrong there is its own distance found, first at eps, then by bisection to
-    `tolerance`. So a model whose gradient and logits say nothing is attacked all the same. An example is left once it is broken
-    within eps, or after `queries` passes (a bisection under way is finished); one that stands returns the point at eps along
-    the best direction. No randomness.
+    `tolerance`, or as far as x's type can tell. So a model whose gradient and logits say nothing is attacked all the same. An
+    example is left once it is broken within eps, or after `queries` passes (a bisection under way is finished); one that stands
+    returns the point at eps along the best direction. No randomness.
 
     Queries are counted per example, so its result does not depend on which others are in the batch. Labels with one axis are
     attacked `chunk` at a time; of a stack (labels (S, B)) all at once.
@@ -71,7 +71,7 @@ class _Search:
     def __init__(self, attack: RayS, threat: ThreatModel, model: nn.Module, x: Tensor, y: Tensor) -> None:
         self.attack, self.threat, self.model, self.leading, self.drops = attack, threat, model, y.shape, y.ndim == 1
         flat, at = rows(threat, x), torch.arange(y.numel(), device=x.device)
-        eps = (torch.zeros(y.shape, dtype=x.dtype, device=x.device) + threat.eps).reshape(-1, 1)
+        eps = threat.radii(x, y).reshape(-1, 1)
         far, used = torch.full_like(eps, torch.inf), torch.zeros_like(at).unsqueeze(1)
         self.points = _Points(at, flat, -torch.ones_like(flat), y.reshape(-1), far, eps, used)
         self.found = torch.empty_like(flat)
@@ -105,8 +105,13 @@ class _Search:
         low = torch.where(reached, 0.0, some.eps)
         high = torch.where(reached, some.eps, some.distance.clamp_max(self.threat.high - self.threat.low))
         used = torch.ones_like(some.used)
-        while bool((going := ~reached & (high - low > self.attack.tolerance)).any()):
+        while True:
             middle = (low + high) / 2
+            narrow = (
+                (high - low <= self.attack.tolerance) | (middle <= low) | (middle >= high)
+            )  # or no number lies between
+            if not bool((going := ~reached & ~narrow).any()):
+                break
             wrong = self._wrong(some, middle)
             low = torch.where(going & ~wrong, middle, low)
             high = torch.where(going & wrong, middle, high)

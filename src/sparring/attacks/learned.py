@@ -100,10 +100,7 @@ def pursue(
     for the gradient of the loss `asks`, in evaluation mode and not differentiated through.
     """
     x = x.detach()
-    if isinstance(threat.eps, Tensor):
-        radius = threat.eps.to(x.device, x.dtype).expand(y.shape)
-    else:
-        radius = torch.full(y.shape, threat.eps, dtype=x.dtype, device=x.device)
+    radius = threat.radii(x, y)
     own = y.ndim - 1  # the batch axis
 
     def ask(u: Tensor) -> tuple[Tensor, Tensor]:

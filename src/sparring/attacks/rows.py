@@ -52,11 +52,12 @@ class Best:
     @classmethod
     def of(cls, clean: Tensor, x: Tensor, y: Tensor) -> "Best":
         """Before any ascent: x itself, whose logits are `clean`."""
-        loss = torch.full(y.shape, -torch.inf, dtype=clean.dtype, device=x.device)
+        loss = torch.full(y.shape, -torch.inf, dtype=x.dtype, device=x.device)
         return cls(x.clone(), ~fooled(clean, y), loss)
 
     def take(self, index: Any, threat: ThreatModel, points: Tensor, loss: Tensor, broken: Tensor) -> None:
         """What an ascent found for the examples at `index`, those of one of the `chunks` of `standing`, with its threat."""
+        loss = loss.to(self.loss.dtype)  # a model may answer in half precision
         better = self.standing[index] & (broken | (loss > self.loss[index]))
         self.x_adv[index] = torch.where(threat.over_pixels(better), points, self.x_adv[index])
         self.loss[index] = torch.where(better, loss, self.loss[index])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sparring import modes
 from sparring.attacks.rows import Rows, answers, bounds, chunks, fooled
 from sparring.errors import InputError
+from sparring.precision import widest
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
 
@@ -75,7 +76,7 @@ class Square:
         n_channels, height, width = self.planes()
         generator, n = self.stream.generator(x.device), self.queries - 1
         stripes = torch.rand(n_channels, 1, width, generator=generator, device=x.device) < 0.5
-        places = torch.rand(n, 2, generator=generator, device=x.device, dtype=torch.float64).tolist()
+        places = torch.rand(n, 2, generator=generator, device=x.device, dtype=widest(x.device)).tolist()
         drawn = torch.rand(n, n_channels, 1, 1, generator=generator, device=x.device) < 0.5
         colours: Colours = list(drawn) if n_channels > 1 else drawn.flatten().tolist()
         windows = []

@@ -13,19 +13,28 @@ from sparring.threat import ThreatModel
 
 @dataclass(frozen=True)
 class WorstCase:
-    """Per example the perturbed input, among the attacks' and the clean one, with the largest logit margin."""
+    """Per example the perturbed input, among the attacks' and the clean one, with the largest logit margin.
+
+    Where a logit is not finite it is as large as can be: nothing was decided.
+    """
 
     attacks: tuple[Attack, ...]
     threat: ThreatModel
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        with torch.no_grad(), modes.evaluation(model):
-            worst, worst_margin = x, margin(model(x), y)
+        worst, most = x, _badness(model, x, y)
         for attack in self.attacks:
             x_adv = attack(model, x, y).detach()
-            with torch.no_grad(), modes.evaluation(model):
-                found = margin(model(x_adv), y)
-            worse = found > worst_margin
+            found = _badness(model, x_adv, y)
+            worse = found > most
             worst = torch.where(self.threat.over_pixels(worse), x_adv, worst)
-            worst_margin = torch.where(worse, found, worst_margin)
+            most = torch.where(worse, found, most)
         return worst
+
+
+@torch.no_grad()
+def _badness(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The margin, (...); infinite where a logit is not finite."""
+    with modes.evaluation(model):
+        logits: Tensor = model(x)
+    return torch.where(torch.isfinite(logits).all(-1), margin(logits, y), torch.inf)

@@ -13,7 +13,13 @@ from sparring.auditing.runs import AttackRun, judge
 from sparring.evaluation.statistics import wilson
 
 IN_GAME = "call it in-game accuracy, or by its attack"
-SEEING = {"x": "x", "xy": "the label", "xg": "the gradient", "xyg": "label and gradient"}
+SEEING = {
+    "x": "x",
+    "xy": "the label",
+    "xg": "the gradient",
+    "xyg": "label and gradient",
+    "as its own": "as much as its own",
+}
 SEEDS = 3  # of best responses that saw enough, for a PASS of G1
 NO_PROOF = "best responses of too few seeds or examples, or that still gain, can fail this check, never pass it"
 NO_GAME = "no co-trained adversary given"
@@ -32,20 +38,22 @@ _DENIED = (
 
 
 def g1(e: Evidence) -> Check:
-    """In-game accuracy against best responses: fresh adversaries against the frozen defender."""
+    """In-game accuracy against best responses: fresh adversaries against the frozen defender, that see as much as its own."""
     if e.own is None:
         return skip("G1", NO_GAME)
     if not e.fresh:
         return skip("G1", NO_DATA, "pass train=")
-    left = float(worst_of(e.fresh).sum())
+    left = float(worst_of([*e.fresh, *e.equals]).sum())
     gap = e.own.survived - left
     status = graded(gap, e.images("G1", "pass"), e.images("G1", "warn"))
-    each = sorted(100 * run.survived / e.n for run in e.fresh)
-    seeds = f"{len(each)} fresh {'seed' if len(each) == 1 else 'seeds'} {each[0]:.1f}-{each[-1]:.1f}"
+    seeds = _spread(e, e.fresh, "fresh")
+    if e.equals:
+        seeds += f", {_spread(e, e.equals, 'equally informed')}"
     low, high = wilson(round(left), e.n).low, wilson(round(left), e.n).high
     value = f"in-game {percent(e.own.survived, e.n)}, best response {percent(left, e.n)} [{100 * low:.1f}, {100 * high:.1f}]"
-    seen, needed = sorted(r.examples for r in e.responses), e.subject.provenance.co_trained_examples
-    enough = needed is not None and sum(examples >= needed for examples in seen) >= SEEDS and _converged(e)
+    equal = e.responses if e.network is not None and e.network.sees == ("x",) else e.equal_responses
+    seen, needed = sorted(r.examples for r in equal or e.responses), e.subject.provenance.co_trained_examples
+    enough = needed is not None and sum(r.examples >= needed for r in equal) >= SEEDS and _converged(e)
     own = "" if needed is None else f", its own adversary {needed:,}"
     examples = " to ".join(f"{count:,}" for count in dict.fromkeys((seen[0], seen[-1])))
     evidence = f"({seeds}; {examples} examples seen in training{own}), gap {100 * gap / e.n:.1f} points"
@@ -54,6 +62,12 @@ def g1(e: Evidence) -> Check:
     advice = "say 'in-game accuracy'; report the worst case" if status in ("WARN", "FAIL") else ""
     return Check("G1", status, value, f"<= {e.images('G1', 'pass')} images", evidence, advice,
                  {"in_game": e.own.survived, "best_response": left}, e.points(gap))  # fmt: skip
+
+
+def _spread(e: Evidence, runs: Sequence[AttackRun], kind: str) -> str:
+    """How many seeds of a kind, and what they leave, in percent."""
+    each = sorted(100 * run.survived / e.n for run in runs)
+    return f"{len(each)} {kind} {'seed' if len(each) == 1 else 'seeds'} {each[0]:.1f}-{each[-1]:.1f}"
 
 
 def _converged(e: Evidence) -> bool:
@@ -68,7 +82,8 @@ def g2(e: Evidence) -> Check:
     """Learned against gradient attacks."""
     if not e.fresh:
         return skip("G2", NO_DATA, "pass train=")
-    left = {SEEING[kind]: worst_of(runs) for kind, runs in {"x": e.fresh, **e.informed}.items()}
+    kinds = {"x": e.fresh, **e.informed, **({"as its own": e.equals} if e.equals else {})}
+    left = {SEEING[kind]: worst_of(runs) for kind, runs in kinds.items()}
     said = ", ".join(f"seeing {what} {percent(float(share.sum()), e.n)}" for what, share in left.items())
     value = f"best response {said}; strongest gradient attack {percent(float(e.white_worst.sum()), e.n)}"
     return Check("G2", "INFO", value, "", "the headline takes the minimum")

@@ -149,7 +149,7 @@ def i6(e: Evidence) -> Check:
     zero = ThreatModel(0.0, e.data.shape)
     try:
         attack = e.white_box(zero)
-        x_adv = torch.cat([attack(e.target, x, y).detach() for x, y in _batches(e)])
+        x_adv = torch.cat([attack(e.target, x.clone(), y.clone()).detach() for x, y in _batches(e)])
     except InputError as error:
         return skip("I6", f"the attack refuses eps 0: {error}")
     answers = []

@@ -26,10 +26,10 @@ def over_all(e: Evidence) -> Headline:
         learned = [(f"adversary of {k}", LearnedAttack(a.adversary, threat)) for k, a in e.subject.learned.items()]
         fresh = [(f"fresh adversary {i + 1}", LearnedAttack(r.adversary, threat)) for i, r in enumerate(e.responses)]
         fresh += [(run.name, LearnedAttack(a, threat)) for run, a in e.informed_adversaries]
+        told = zip(e.equals, e.equal_responses, strict=True)
+        fresh += [(run.name, LearnedAttack(r.adversary, threat)) for run, r in told]
         gradient = suite.headline(e.level, e.data.n_classes, claimed=-1.0)(threat)
-        given = e.subject.adversary
-        network = given.adversary if isinstance(given, LearnedAttack) else given
-        own = [] if network is None else [("its own adversary", LearnedAttack(network, threat))]
+        own = [] if e.network is None else [("its own adversary", LearnedAttack(e.network, threat))]
         return [("FGSM", fgsm(threat)), *own, *fresh, *learned, *gradient]
 
     data = e.subject.data.to(e.device)

@@ -100,6 +100,7 @@ class Evidence(Opponents):
         by = [suite.kind_of(name) in ("cross-entropy", "margin", "targeted") for name in self.worst.names]
         broken = torch.tensor([*by, False])[self.worst.broken_by[row].long()]  # -1, the last, stands
         shares = [self.insisted, self.margin.share, self.single.share, torch.where(broken, 0.0, self.clean.share)]
+        shares += [run.share for run in self.guided]
         return torch.stack(shares).amin(0)
 
     @cached_property
@@ -234,7 +235,7 @@ class Evidence(Opponents):
         if self.subject.declared_random:
             left = self.verdict(worst.x_adv[worst.eps.index(eps)].to(self.device), self.y).share
         left = torch.minimum(left, self.clean.share)
-        for run in self.runs.values():
+        for run in [*self.guided, *self.runs.values()]:
             if run.eps <= eps + 1e-9:
                 left = torch.minimum(left, run.share)
         return left

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from torch import nn
 
-from sparring.adversaries import Adversary
+from sparring.adversaries import Adversary, AnyAdversary
 from sparring.attacks import LearnedAttack
 from sparring.auditing.ground import Ground
 from sparring.auditing.responses import Response, longer, respond, surrogate
@@ -51,6 +51,35 @@ class Opponents(Ground):
                 )
             )
         return found
+
+    @cached_property
+    def equal_responses(self) -> list[Response]:
+        """Best responses that see what the co-trained adversary sees, where that is more than x; the level's number of seeds."""
+        if self.network is None or self.network.sees == ("x",) or self.training_data is None:
+            return []
+        found = []
+        for seed in range(self.seed, self.seed + self.level.fresh):
+            self.notice(f"training fresh adversary {seed - self.seed + 1}, seeing as much")
+            found.append(
+                respond(
+                    self.base,
+                    self.training_data,
+                    self.threat(),
+                    seed=seed,
+                    steps=self.level.fresh_steps,
+                    seconds=self.level.fresh_seconds,
+                    like=self.network,
+                )
+            )
+        return found
+
+    @cached_property
+    def equals(self) -> list[AttackRun]:
+        """These as attacks, raw."""
+        return [
+            self.run(f"fresh adversary {i + 1}, seeing as much", "learned", LearnedAttack(r.adversary, self.threat()))
+            for i, r in enumerate(self.equal_responses)
+        ]
 
     @cached_property
     def fresh(self) -> list[AttackRun]:
@@ -115,23 +144,40 @@ class Opponents(Ground):
         attack = LearnedAttack(more.adversary, self.threat())
         return self.fresh[first], self.run(f"fresh adversary {first + 1}, twice as long", "learned", attack)
 
+    @property
+    def network(self) -> AnyAdversary | None:
+        """The co-trained adversary."""
+        given = self.subject.adversary
+        return given.adversary if isinstance(given, LearnedAttack) else given
+
     @cached_property
     def own(self) -> AttackRun | None:
-        """The co-trained adversary: the in-game number, never a robust one."""
-        given = self.subject.adversary
-        if given is None:
+        """The co-trained adversary as an attack: the in-game number, never a robust one."""
+        if self.network is None:
             return None
-        network = given.adversary if isinstance(given, LearnedAttack) else given
-        return self.run("its own adversary", "in-game", LearnedAttack(network, self.threat()))
+        return self.run("its own adversary", "in-game", LearnedAttack(self.network, self.threat()))
 
     @cached_property
     def learned(self) -> list[AttackRun]:
-        """Every adversary that sees x only."""
-        given = [
+        """Every adversary that is shown no gradient of the model."""
+        return [*self.fresh, *self._others(guided=False)]
+
+    @cached_property
+    def guided(self) -> list[AttackRun]:
+        """Every adversary that is, and so no attack without the gradient."""
+        informed = [run for run, network in self.informed_adversaries if "gradient" in network.sees]
+        return [*self.equals, *informed, *self._others(guided=True)]
+
+    def _others(self, *, guided: bool) -> list[AttackRun]:
+        """Adversaries of other runs, and the co-trained one, that are shown the model's gradient or are not."""
+        found = [
             self.run(f"adversary of {name}", "learned", LearnedAttack(attack.adversary, self.threat()))
             for name, attack in self.subject.learned.items()
+            if ("gradient" in attack.adversary.sees) == guided
         ]
-        return [*self.fresh, *given, *([self.own] if self.own else [])]
+        if self.network is not None and self.own is not None and ("gradient" in self.network.sees) == guided:
+            found.append(self.own)
+        return found
 
 
 def longest(fresh: Sequence[Fresh], kind: str) -> list[Fresh]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sparring import modes
 from sparring.attacks import Attack
+from sparring.precision import widened
 from sparring.threat import ThreatModel
 
 
@@ -33,8 +34,8 @@ def planted(
     with modes.frozen(model), Features(model) as features:
         with torch.no_grad():
             corner = threat.project(x + threat.radius(x) * _signs(x, generator), x)
-            inside = torch.stack([features(point) for point in (x, *_points(x, threat, inner, generator))], 1).double()
-            weight, bias, separable = _fit(inside, features(corner).double())
+            inside = torch.stack([features(point) for point in (x, *_points(x, threat, inner, generator))], 1)
+            weight, bias, separable = _fit(widened(inside), widened(features(corner)))
             readout = _Readout(features, weight.to(x), bias.to(x))
             lucky = torch.stack([readout(point).argmax(-1) for point in _points(x, threat, inner, generator)]).any(0)
         hit = torch.cat(  # one image at a time: an attack may drop images, and each has its own readout
@@ -114,7 +115,7 @@ def _points(x: Tensor, threat: ThreatModel, n: int, generator: torch.Generator) 
 def _finds(attack: Attack, model: nn.Module, x: Tensor, tries: int) -> Tensor:
     found = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for _ in range(tries):
-        x_adv = attack(model, x, torch.zeros(len(x), dtype=torch.long, device=x.device)).detach()
+        x_adv = attack(model, x.clone(), torch.zeros(len(x), dtype=torch.long, device=x.device)).detach()
         with torch.no_grad():
             found = model(x_adv).argmax(-1) == 1
         if bool(found.all()):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.losses import cross_entropy
+from sparring.precision import widened, widest
 from sparring.threat import ThreatModel
 
 ROUNDING = 1e-6
@@ -96,7 +97,7 @@ class Path:
         self.broken = torch.zeros_like(y, dtype=torch.bool)
         self.best = torch.full(y.shape, -torch.inf, device=x.device)
         self.looks = torch.zeros_like(y)
-        self.gains = torch.zeros(0, dtype=torch.float64, device=x.device)  # of all examples, by number of looks
+        self.gains = torch.zeros(0, dtype=widest(x.device), device=x.device)  # of all examples, by number of looks
         self.rows = self.lost = 0
 
     @property
@@ -150,7 +151,7 @@ class Path:
         before = torch.where(self.best == -torch.inf, 0.0, self.best)[met]
         more = max(0, int(self.looks[met].amax()) + 1 - len(self.gains)) if len(met) else 0
         self.gains = torch.cat([self.gains, self.gains.new_zeros(more)])
-        self.gains.index_add_(0, self.looks[met], torch.where(better, highest[met] - before, 0.0).double())
+        self.gains.index_add_(0, self.looks[met], widened(torch.where(better, highest[met] - before, 0.0)))
         self.best[met] = torch.where(better, highest[met], self.best[met])
         self.looks[met] += 1
 

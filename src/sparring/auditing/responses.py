@@ -2,36 +2,56 @@
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from sparring import modes
-from sparring.adversaries import Adversary
+from sparring.adversaries import AnyAdversary, RecurrentAdversary, Seen
 from sparring.attacks import identity
 from sparring.data import Data
 from sparring.evaluation.exploitability import FRESH, new_adversary
 from sparring.game import against, best_response, player, train_steps
+from sparring.game.radii import Radii
+from sparring.game.unrolled import recurrent_response
 from sparring.losses import LOSSES
 from sparring.models import mlp
-from sparring.randomness import generator
+from sparring.randomness import Stream, generator
 from sparring.threat import ThreatModel
 
-LR, BATCH = 0.1, 128
+LR, RECURRENT_LR, BATCH = 0.1, 0.003, 128
 
 
 @dataclass(frozen=True, eq=False)
 class Response:
     """A fresh adversary, the steps it was trained for, and the examples it saw in them."""
 
-    adversary: Adversary
+    adversary: AnyAdversary
     steps: int
     examples: int
 
 
-def respond(model: nn.Module, data: Data, threat: ThreatModel, *, seed: int, steps: int, seconds: float) -> Response:
-    """A fresh adversary of the paper's size that sees x only, trained against the frozen model on the margin."""
-    adversary = new_adversary(data.shape, data.n_classes, FRESH, ("x",), seed=seed).to(data.images.device)
-    return _trained(adversary, model, data, threat, seed=seed, lr=LR, steps=steps, seconds=seconds)
+def respond(
+    model: nn.Module,
+    data: Data,
+    threat: ThreatModel,
+    *,
+    seed: int,
+    steps: int,
+    seconds: float,
+    like: AnyAdversary | None = None,
+) -> Response:
+    """A fresh adversary trained against the frozen model: it sees what `like` sees, x only without it.
+
+    Of the paper's size, on the margin; where `like` is recurrent, one of its kind, on the log odds.
+    """
+    device = data.images.device
+    if isinstance(like, RecurrentAdversary):
+        asking = like.afresh(generator(seed, "init.fresh")).to(device)
+        return _trained(asking, model, data, threat, seed=seed, lr=RECURRENT_LR, steps=steps, seconds=seconds)
+    sees: tuple[Seen, ...] = ("x",) if like is None else like.sees
+    network = new_adversary(data.shape, data.n_classes, FRESH, sees, seed=seed).to(device)
+    return _trained(network, model, data, threat, seed=seed, lr=LR, steps=steps, seconds=seconds)
 
 
 def longer(
@@ -61,7 +81,7 @@ def surrogate(data: Data, *, steps: int, seed: int, seconds: float) -> nn.Module
 
 
 def _trained(
-    adversary: Adversary,
+    adversary: AnyAdversary,
     model: nn.Module,
     data: Data,
     threat: ThreatModel,
@@ -71,8 +91,14 @@ def _trained(
     steps: int,
     seconds: float,
 ) -> Response:
-    learner = player("adversary", adversary, maximize=True, lr=lr, rate="constant")
-    move = best_response(learner, model, threat, loss=LOSSES["margin"])
+    stream = Stream(seed, "fresh")
+    if isinstance(adversary, RecurrentAdversary):
+        learner = player("adversary", adversary, maximize=True, kind="adam", lr=lr, weight_decay=0.0, rate="constant")
+        move = recurrent_response(learner, [model], threat, Radii(float(threat.eps), None, stream), stream)
+    else:
+        learner = player("adversary", adversary, maximize=True, lr=lr, rate="constant")
+        move = best_response(learner, model, threat, loss=LOSSES["margin"])
+    how: dict[str, Any] = {"steps": steps, "seconds": seconds, "seed": seed, "batch_size": BATCH, "streams": [stream]}
     with modes.evaluation(model):
-        done = train_steps(move, data, learner, steps=steps, seconds=seconds, seed=seed, batch_size=BATCH)
+        done = train_steps(move, data, learner, **how)
     return Response(adversary.eval(), done, done * min(BATCH, len(data)))

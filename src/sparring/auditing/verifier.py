@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring import modes
+from sparring.precision import widened
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class Verified:
 
 
 def verify(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, eps: float, tolerance: float) -> Verified:
-    """Measure in float64, predict one more time, in other batches than the attack's."""
-    saved, clean = x_adv.double().flatten(1), x.double().flatten(1)
+    """Measure with the most digits, predict one more time, in other batches than the attack's."""
+    saved, clean = widened(x_adv).flatten(1), widened(x).flatten(1)
     distance = (saved - clean).abs().amax(1)
     in_range = ((saved >= 0) & (saved <= 1)).all(1)
     correct = []

@@ -4,6 +4,7 @@ Knows nothing of how a model was trained. Letters: N examples, S copies, C class
 """
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from sparring import modes
-from sparring.attacks import PGD, Attack, WorstCase, described, identity
+from sparring.attacks import PGD, Attack, Cascade, WorstCase, described, identity
+from sparring.attacks.contract import aimed, has_threat
 from sparring.data import Data
 from sparring.errors import InputError
 from sparring.precision import full_fp32
@@ -59,11 +61,13 @@ def attacked(
     skip: Tensor | None = None,
     mode: Literal["evaluation", "training"] = "evaluation",
     n_copies: int | None = None,
-    stream: Stream | None = None,
+    streams: Sequence[Stream] = (),
     order: Tensor | None = None,
 ) -> Outcome:
     """Attack every example and classify what comes back.
 
+    The attack is given copies, so that one that writes to them is seen through. `streams` are those that it draws from: every
+    batch has its own place in them.
     `skip` (N,), for a stack (S, N): examples already known to be broken inside this ball; they are not attacked and count
     as wrong. `mode` "training" classifies with batch norm in training mode, whose verdict depends on the batch: the *paper*
     protocol, not a sound one. `order` (N,), for a stack (S, N) too, is the order in which examples meet in batches. A stack of
@@ -79,10 +83,10 @@ def attacked(
     indices, counts = _standing(n, leading, skip, order, device)
     with counted(model) as cost, full_fp32():
         for number, index in enumerate(indices.split(batch_size, -1)):
-            if stream is not None:
+            for stream in streams:
                 stream.seek(number)
             x, y = data.floats(index), data.labels[index]
-            x_adv = attack(model, x, y).detach()
+            x_adv = attack(model, x.clone(), y.clone()).detach()
             max_distance = max(max_distance, checked_distance(threat, x_adv, x))
             with torch.no_grad(), in_mode(model, mode):
                 out = checked_logits(model(x_adv), x, data.n_classes, len(threat.shape))
@@ -146,19 +150,20 @@ def pgd_curve(
     turn. Only what still stands is attacked.
     """
     outcomes: dict[float, Outcome] = {}
-    broken: Tensor | None = None
+    broken, last = None, None
     for eps in sorted(grid):
         threat = ThreatModel(eps, data.shape)
-        rounds: list[Outcome] = []
+        rounds = [] if last is None else [dataclasses.replace(last, eps=eps, cost=Cost())]
         for restart in range(restarts if eps > 0 else 1):
             loss = "cross_entropy" if restart % 2 == 0 else "margin"
             stream = Stream(seed, f"eval.pgd.{restart}")
             attack: Attack = PGD(threat, steps=steps, random_start=restart > 0, loss=loss, stream=stream, drop=True)
             attack = attack if eps > 0 else identity
-            outcome = attacked(model, data, attack, threat, skip=broken, stream=stream, **settings)
+            outcome = attacked(model, data, attack, threat, skip=broken, streams=[stream], **settings)
             rounds.append(outcome)
             broken = ~outcome.correct
-        outcomes[eps] = _together(rounds, f"PGD(steps={steps}, restarts={restarts}, worst over smaller eps)")
+        last = _together(rounds, f"PGD(steps={steps}, restarts={restarts}, worst over smaller eps)")
+        outcomes[eps] = last
     return outcomes
 
 
@@ -216,18 +221,15 @@ def counted(model: nn.Module) -> Iterator[Cost]:
         cost.seconds = time.perf_counter() - started
 
 
-def aimed(attack: Attack) -> Callable[[ThreatModel], Attack]:
-    """An attack as a function of the threat model.
+def inside(attack: Attack, threat: ThreatModel) -> Attack:
+    """The attack inside this threat model.
 
-    One that has a `threat` field is given the new one; a plain callable keeps its own radius, and what it
+    One that has a `threat` is given this one, and so are those within it; a plain callable keeps its own radius, and what it
     returns is projected into the ball.
     """
-    if isinstance(attack, WorstCase):
-        each = [aimed(one) for one in attack.attacks]
-        return lambda threat: WorstCase(tuple(one(threat) for one in each), threat)
-    if dataclasses.is_dataclass(attack) and hasattr(attack, "threat"):
-        return lambda threat: dataclasses.replace(attack, threat=threat)
-    return lambda threat: _Projected(attack, threat)
+    if isinstance(attack, WorstCase | Cascade):
+        return dataclasses.replace(attack, attacks=tuple(inside(one, threat) for one in attack.attacks), threat=threat)
+    return aimed(attack, threat) if has_threat(attack) else _Projected(attack, threat)
 
 
 def checked_logits(out: Any, x: Tensor, n_classes: int, n_own_axes: int) -> Tensor:
@@ -248,7 +250,7 @@ class _Projected:
     threat: ThreatModel
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return self.threat.project(self.attack(model, x, y), x)
+        return self.threat.project(self.attack(model, x.clone(), y), x)
 
 
 def in_mode(model: nn.Module, mode: Literal["evaluation", "training"]) -> Any:
@@ -273,9 +275,11 @@ def checked_distance(threat: ThreatModel, x_adv: Tensor, x: Tensor) -> float:
 
 
 def _together(rounds: Sequence[Outcome], name: str) -> Outcome:
-    """Restarts as one: correct is what survived them all; each ran on what the last one left."""
-    last = rounds[-1]
+    """Restarts as one: correct is what survived them all; each ran on what the last one left, and logits are its last word."""
+    last, logits = rounds[-1], rounds[0].logits
+    for before, r in itertools.pairwise(rounds):
+        logits = torch.where(before.correct.unsqueeze(-1), r.logits, logits)
     cost = Cost(*(sum(getattr(r.cost, f.name) for r in rounds) for f in dataclasses.fields(Cost)))
     invalid = torch.stack([r.invalid for r in rounds]).any(0)
     farthest = max(r.max_distance for r in rounds)
-    return Outcome(name, last.eps, last.correct, invalid, last.logits, farthest, cost)
+    return Outcome(name, last.eps, last.correct, invalid, logits, farthest, cost)

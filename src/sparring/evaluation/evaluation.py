@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,9 +12,10 @@ from sparring import modes
 from sparring.attacks import Attack, Noise
 from sparring.data import Data, as_data
 from sparring.errors import NotFinite
-from sparring.evaluation.accuracy import Outcome, aimed, clean, curve, pgd_curve
+from sparring.evaluation.accuracy import Outcome, clean, curve, inside, pgd_curve
 from sparring.evaluation.calibration import calibrate
 from sparring.evaluation.one_step import fgsm_curve, one_step_curve
+from sparring.evaluation.pieces import streams
 from sparring.evaluation.statistics import Interval, wilson
 from sparring.models import check_single
 from sparring.precision import full_fp32
@@ -83,9 +85,9 @@ def evaluate(
     """Clean accuracy, and accuracy under noise, FGSM, PGD and the given `attacks` at every eps.
 
     `data` is a Data, a Dataset, a DataLoader or arrays (x, y), x in [0, 1]. An attack with a `threat` field is aimed at
-    each eps; any other callable (model, x, y) -> x_adv keeps its radius and is projected. The model is attacked in
-    evaluation mode and left as it was. Raises InputError for unusable input, NotFinite where a logit is not finite:
-    then no accuracy is reported.
+    each eps, and so are attacks within it; any other callable (model, x, y) -> x_adv keeps its radius and is projected. The
+    model is attacked in evaluation mode and left as it was. Raises InputError for unusable input, NotFinite where a logit is
+    not finite: then no accuracy is reported.
     """
     grid = [check_eps(value) for value in ([eps] if isinstance(eps, int | float) else eps)]
     check_single(model, "evaluate")
@@ -101,13 +103,13 @@ def evaluate(
         stream = Stream(seed, "eval.noise")
         noise = Noise(ThreatModel(0.0, test.shape), "uniform", stream)
         curves = {
-            "noise": one_step_curve(model, test, noise, positive, stream=stream, batch_size=batch_size),
+            "noise": one_step_curve(model, test, noise, positive, streams=[stream], batch_size=batch_size),
             "fgsm": fgsm_curve(model, test, positive, batch_size=batch_size),
             "pgd": pgd_curve(model, test, positive, steps=steps, restarts=restarts, seed=seed, batch_size=batch_size),
         }
         for name, attack in (attacks or {}).items():
-            own = getattr(attack, "stream", None)
-            curves[name] = curve(model, test, aimed(attack), positive, stream=own, batch_size=batch_size)
+            aim, draws = partial(inside, attack), streams(attack)
+            curves[name] = curve(model, test, aim, positive, streams=draws, batch_size=batch_size)
     for name, found in curves.items():
         for value, outcome in found.items():
             _all_finite(outcome)

@@ -38,7 +38,7 @@ class Payoffs:
     @property
     def accuracy(self) -> Tensor:
         """(A, D) float64."""
-        return self.correct.double().mean(-1)
+        return self.correct.cpu().double().mean(-1)
 
     @property
     def cycling(self) -> dict[int, float]:
@@ -121,7 +121,9 @@ def overfitting(model: nn.Module, data: Data, threat: ThreatModel, *, seed: int 
     """
     stream = Stream(seed, "watch")
     single = attacked(model, data, fgsm(threat), threat)
-    return single.accuracy, attacked(model, data, PGD(threat, steps=10, stream=stream), threat, stream=stream).accuracy
+    return single.accuracy, attacked(
+        model, data, PGD(threat, steps=10, stream=stream), threat, streams=[stream]
+    ).accuracy
 
 
 def save_snapshot(run: Path, snapshot: Snapshot, data: Data) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sparring.attacks import described, fgsm
 from sparring.data import Data
 from sparring.evaluation.accuracy import Cost, Outcome, checked_distance, checked_logits, counted, in_mode, orders
+from sparring.precision import full_fp32
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
 
@@ -71,7 +72,7 @@ def one_step(
     *,
     batch_size: int = 500,
     n_copies: int | None = None,
-    stream: Stream | None = None,
+    streams: Sequence[Stream] = (),
     order: Tensor | None = None,
 ) -> list[Outcome]:
     """What `accuracy.attacked` gives at each (eps, mode of the verdict), its arguments as there; each attack judged as there.
@@ -84,18 +85,19 @@ def one_step(
     indices = torch.arange(len(data), device=device) if order is None else order.to(device)
     leading = () if n_copies is None else (n_copies,)
     tallies = [_Tally(data, leading, dataclasses.replace(attack.threat, eps=eps)) for eps, _ in verdicts]
-    for number, index in enumerate(indices.split(batch_size)):
-        if stream is not None:
-            stream.seek(number)
-        x, y = data.floats(index), data.labels[index]
-        x, y = x.expand(*leading, *x.shape), y.expand(*leading, *y.shape)
-        with torch.no_grad(), counted(model) as shared:
-            direction = attack.direction(model, x, y)
-        for tally, (_, mode) in zip(tallies, verdicts, strict=True):
-            with torch.no_grad(), counted(model) as own:
-                tally.judge(model, x, y, direction, index, mode)
-            tally.pay(shared)
-            tally.pay(own)
+    with torch.no_grad(), full_fp32():
+        for number, index in enumerate(indices.split(batch_size)):
+            for stream in streams:
+                stream.seek(number)
+            x, y = data.floats(index), data.labels[index]
+            x, y = x.expand(*leading, *x.shape), y.expand(*leading, *y.shape)
+            with counted(model) as shared:
+                direction = attack.direction(model, x, y)
+            for tally, (_, mode) in zip(tallies, verdicts, strict=True):
+                with counted(model) as own:
+                    tally.judge(model, x, y, direction, index, mode)
+                tally.pay(shared)
+                tally.pay(own)
     return [tally.outcome(attack) for tally in tallies]
 
 

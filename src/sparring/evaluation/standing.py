@@ -17,6 +17,7 @@ from sparring.data import Data
 from sparring.errors import InputError, Interrupted
 from sparring.evaluation.accuracy import checked_logits, counted
 from sparring.evaluation.pieces import Pieces, streams
+from sparring.precision import widened, widest
 from sparring.randomness import derive
 from sparring.threat import ThreatModel
 
@@ -56,7 +57,7 @@ class Standing:
         self.kept, self.interrupted, self.names = kept, interrupted, names
         self.threat = ThreatModel(1.0, data.shape)
         n, device = len(data), data.images.device
-        self.distance = torch.full((n,), torch.inf, dtype=torch.float64, device=device)
+        self.distance = torch.full((n,), torch.inf, dtype=widest(device), device=device)
         self.broken_by = torch.full((n,), -1, dtype=torch.int16, device=device)
         self.invalid = torch.zeros(n, dtype=torch.bool, device=device)
         self.found = data.floats().clone()
@@ -88,7 +89,7 @@ class Standing:
         with counted(self.model) as cost:
             for index in standing.split(self.batch_size):
                 x_adv, x = images[self.data.labels[index]], self.data.floats(index)
-                distance = self.threat.distance(x_adv.double(), x.double())
+                distance = self.threat.distance(widened(x_adv), widened(x))
                 near = distance <= eps + ROUNDING  # NaN, no candidate for this class, is not
                 if bool(near.any()):
                     answers, finite = self._answers(x_adv[near])
@@ -173,10 +174,10 @@ class Standing:
 
 
 def _inside(threat: ThreatModel, x_adv: Tensor, x: Tensor) -> Tensor:
-    """Each example's distance, (B,) float64; raises InputError where it is more than eps, or a pixel is out of range."""
+    """Each example's distance, (B,); raises InputError where it is more than eps, or a pixel is out of range."""
     if x_adv.shape != x.shape:
         raise InputError(f"the attack returned shape {tuple(x_adv.shape)} for inputs of shape {tuple(x.shape)}")
-    distance, eps = threat.distance(x_adv.double(), x.double()), float(threat.eps)
+    distance, eps = threat.distance(widened(x_adv), widened(x)), float(threat.eps)
     if not bool((distance <= eps + ROUNDING).all()):  # NaN is outside
         raise InputError(f"the attack left the ball: distance {float(distance.max()):.6f} > eps {eps:g}")
     if float(x_adv.min()) < threat.low - ROUNDING or float(x_adv.max()) > threat.high + ROUNDING:

@@ -11,6 +11,7 @@ from sparring import modes
 from sparring.adversaries import AnyAdversary
 from sparring.attacks import Attack, LearnedAttack, Noise
 from sparring.data import Data
+from sparring.precision import full_fp32
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
 
@@ -40,7 +41,7 @@ def transfer(
     order = torch.arange(n)
     if mode == "training":
         order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    with ExitStack() as stack:
+    with full_fp32(), ExitStack() as stack:
         for model in defenders.values():
             training = mode == "training"
             stack.enter_context(modes.training(model, keep_statistics=True) if training else modes.evaluation(model))

@@ -120,7 +120,7 @@ def worst_case(
 
 def _result(run: Standing, grid: tuple[float, ...]) -> WorstCases:
     """What is left at every eps, on the CPU."""
-    radii = torch.tensor(grid, dtype=torch.float64, device=run.distance.device).unsqueeze(1)
+    radii = run.distance.new_tensor(grid).unsqueeze(1)
     robust = run.distance > radii + ROUNDING
     x_adv = torch.where(run.threat.over_pixels(robust), run.data.floats(), run.found)
     return WorstCases(

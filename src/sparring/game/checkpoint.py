@@ -24,6 +24,7 @@ from sparring.errors import CorruptCheckpoint, Diverged, InputError
 from sparring.game.player import Player
 from sparring.game.train import Progress, together
 from sparring.game.warm import NAME, WarmStart
+from sparring.precision import widest
 
 FORMAT = "1"
 LARGEST = 4 * 2**30  # bytes; a larger file is no checkpoint of ours
@@ -69,7 +70,8 @@ def restore_checkpoint(
         warm.load(parts[NAME])
     for player in players:
         player.load(parts[player.name])
-        player.grad_norm = parts[player.name]["grad_norm"].to(player.optimizer.lr.device)
+        device = player.optimizer.lr.device
+        player.grad_norm = parts[player.name]["grad_norm"].to(device, widest(device))
     device = players[-1].optimizer.lr.device
     return Progress(**position | {"sums": {name: parts["sums"][name].to(device) for name in position["sums"]}})
 
@@ -340,7 +342,7 @@ def _states(players: Sequence[Player], warm: WarmStart | None, copy: int | None)
 
 def _state(player: Player, copy: int | None) -> dict[str, Tensor]:
     """A player's state, and its last gradient norm: a run cut after an epoch's last step has yet to record it."""
-    state = player.state() | {"grad_norm": player.grad_norm.detach().to(torch.float64)}
+    state = player.state() | {"grad_norm": player.grad_norm.detach().cpu().to(torch.float64)}
     return state if copy is None else {name: tensor[copy] for name, tensor in state.items()}
 
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 from sparring.config import Training
@@ -10,10 +11,19 @@ from sparring.errors import Diverged
 from sparring.game.moves import Move
 from sparring.game.player import Player
 from sparring.game.train import Progress, train
+from sparring.randomness import Stream
 
 
 def train_steps(
-    move: Move, data: Data, learner: Player, *, steps: int, seed: int, seconds: float = math.inf, batch_size: int = 128
+    move: Move,
+    data: Data,
+    learner: Player,
+    *,
+    steps: int,
+    seed: int,
+    seconds: float = math.inf,
+    batch_size: int = 128,
+    streams: Sequence[Stream] = (),
 ) -> int:
     """So many steps of a move, or as many as the seconds allow; returns how many.
 
@@ -35,5 +45,5 @@ def train_steps(
     epochs = math.ceil(steps / (len(data) // batch_size))
     endless = Training(max_epochs=epochs + 1, patience=epochs + 2, min_lr=0.0, batch_size=batch_size)
     with suppress(Diverged):
-        train(move, data, [learner], endless, seed=seed, on_step=count)
+        train(move, data, [learner], endless, seed=seed, streams=streams, on_step=count)
     return made

@@ -6,7 +6,6 @@ and, on the training batch as it was met, the accuracies. Clean and perturbed ex
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from sparring import modes
 from sparring.adversaries import Adversary
 from sparring.attacks import Attack
+from sparring.attacks.contract import aimed
 from sparring.attacks.learned import Clip, perturb, shown_to
 from sparring.game.dynamics import Dynamic, Turn
 from sparring.game.player import Player
@@ -44,8 +44,8 @@ def against(
 
     def move(x: Tensor, y: Tensor) -> Metrics:
         batch = Batch(x, y, clean_share, mix)
-        aimed = attack if radii is None else _aimed(attack, radii, batch.y_game)
-        x_adv = aimed(defender.network, batch.x_game, batch.y_game).detach() if batch.n_game else batch.x_game
+        at_these = attack if radii is None else aimed(attack, radii.aim(attack.threat, batch.y_game))  # type: ignore[attr-defined]
+        x_adv = at_these(defender.network, batch.x_game, batch.y_game).detach() if batch.n_game else batch.x_game
         with modes.training(defender.network):
             logits = defender.network(batch.joined(x_adv))
         losses = loss(logits, batch.y)
@@ -184,12 +184,6 @@ class Batch:
         if self.n_game:
             metrics["perturbed_accuracy"] = right.narrow(-1, self.n_clean, self.n_game).mean(-1)
         return metrics
-
-
-def _aimed(attack: Attack, radii: Radii, y: Tensor) -> Attack:
-    """The attack at radii drawn for these examples."""
-    at_these: Attack = replace(attack, threat=radii.aim(attack.threat, y))  # type: ignore[type-var, attr-defined]
-    return at_these
 
 
 def check_maximizes(adversary: Player) -> None:

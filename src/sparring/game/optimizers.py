@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sparring.precision import widened
+
 
 class Optimizer(ABC):
     """Steps parameters along gradients handed in; `maximize` walks up instead of down."""
@@ -106,7 +108,7 @@ class Adam(Optimizer):
     def step(self, grads: Sequence[Tensor]) -> None:
         g = self.descend(grads)
         self.n_steps.add_(1)
-        steps = self.n_steps.double()  # a tensor throughout: nothing waits for the device
+        steps = widened(self.n_steps)  # a tensor throughout: nothing waits for the device
         torch._foreach_lerp_(self.means, g, 1 - 0.9)
         torch._foreach_mul_(self.squares, 0.999)
         torch._foreach_addcmul_(self.squares, g, g, 1 - 0.999)
