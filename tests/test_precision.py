@@ -1,16 +1,20 @@
-"""bf16 for a block: what is multiplied in it, and where it is chosen."""
+"""bf16 for a block: what is multiplied in it, and where it is chosen. And devices without float64."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from sparring.attacks import fgsm
-from sparring.data import Data
-from sparring.evaluation import evaluate, worst_case
+from sparring import Game
+from sparring.attacks import FAB, RayS, Smoothed, fgsm, quick_suite
+from sparring.data import Data, load
+from sparring.evaluation import evaluate, named, pgd_curve, transfer, worst_case
 from sparring.evaluation.accuracy import attacked
+from sparring.models import mlp
 from sparring.precision import fast_precision, multiplying_in
 from sparring.threat import ThreatModel
 
@@ -102,3 +106,38 @@ def test_bf16_is_chosen_on_processors_that_multiply_in_it(
 def test_a_release_that_does_not_tell_gets_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert fast_precision(CPU) == "fp32"
+
+
+class WithoutDoubles(TorchDispatchMode):
+    """What a device does that knows no float64: it refuses."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        inside = func is torch.ops.aten.empty.memory_format  # a processor's batch norm takes such memory for itself
+        for value in found if isinstance(found, tuple | list) else (found,):
+            if isinstance(value, Tensor) and value.dtype == torch.float64 and not inside:
+                raise TypeError(f"{func} made a float64 tensor")
+        return found
+
+
+def test_nothing_that_runs_on_a_device_needs_float64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("precision", "evaluation.standing", "attacks.square", "game.checkpoint", "auditing.probe"):
+        monkeypatch.setattr(f"sparring.{name}.widest", lambda device: torch.float32)
+    train, test = load("digits")
+    some_to_train_on = train.take(torch.arange(256))
+    some, threat = test.take(torch.arange(8)), ThreatModel(0.1, test.shape)
+    games = {
+        "recurrent": Game(mlp(test.shape, [16, 10]), eps=0.1, eps_low=0.01),
+        "with bounds": Game(mlp(test.shape, [16, 10]), ibp=0.1),
+        "the paper's": Game(mlp(test.shape, [16, 10]), adversary="mlp"),
+    }
+    with WithoutDoubles():
+        for game in games.values():
+            game.fit(some_to_train_on, epochs=1)
+        defender = games["recurrent"].defender
+        for attack in (*quick_suite(threat, 10, test.shape), RayS(threat, queries=30), Smoothed(threat, steps=3),
+                       FAB(threat, steps=3), games["recurrent"].attack):  # fmt: skip
+            attacked(defender, some, attack, threat)
+        pgd_curve(defender, some, [0.1, 0.2], steps=3)
+        transfer({"own": games["recurrent"].attack.adversary}, {"own": defender}, some, 0.1)
+        worst_case(defender, some, [0.1], lambda threat: named(quick_suite(threat, 10, test.shape)), store=tmp_path)

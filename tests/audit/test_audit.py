@@ -221,6 +221,31 @@ def test_rates_need_an_interval_that_holds_them_and_attacks_that_say_what_they_a
     assert CHECKS["T6"](e).status == "FAIL"
 
 
+def test_an_undefended_model_on_a_large_test_set_is_no_objection_to_its_digits(plain: nn.Module) -> None:
+    e = evidence(plain)
+    e.n = 10_000
+    e.standing = lambda eps: torch.zeros(10_000)  # type: ignore[method-assign]
+    found = CHECKS["T6"](e)
+    assert found.status == "PASS" and "within" in found.value
+
+
+@pytest.mark.parametrize("fault", ["training", "no statistics"])
+def test_batch_norm_that_needs_the_batch_is_an_objection_not_an_error(fault: str) -> None:
+    class Training(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            if fault == "training":
+                self.train()
+            found: Tensor = super().forward(x)
+            return found
+
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(16, track_running_stats=fault == "training")
+    model = Training(nn.Flatten(), nn.Linear(64, 16), norm, nn.ReLU(), nn.Linear(16, 10))
+    found = audit(model, TEST, 0.1, train=TRAIN, level=FEW)
+    assert found["I2"].status == "FAIL" and "more than 1 value" in found["I2"].evidence
+    assert found.withheld and found.exit_code == 4
+
+
 # the parts
 
 

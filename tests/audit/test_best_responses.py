@@ -17,6 +17,7 @@ from sparring.auditing.evidence import Evidence
 from sparring.auditing.responses import Response, respond
 from sparring.auditing.selftest import SELF
 from sparring.auditing.thresholds import shipped
+from sparring.config import Opponent, Recurrent
 from sparring.errors import InputError
 from sparring.evaluation import attacked
 from sparring.experiment import load, load_data
@@ -186,6 +187,20 @@ def test_without_epochs_they_see_as_many_examples_as_the_games_own(exploited: Pa
     assert co_trained_examples(twice, 1437) == 3 * 11 * 128
     both = replace(trained, run=replace(trained.run, training=replace(trained.run.training, mix="both")))
     assert co_trained_examples(both, 1437) == 3 * 11 * 128
+    assert co_trained_examples(both, 100) == 3 * 100  # fewer than a minibatch are one
+    for every, turns in ((16, 1), (4, 3), (0, 0)):  # of the 11 steps of an epoch
+        game = {"opponent": Opponent("recurrent"), "adversary": None, "recurrent": Recurrent(every=every)}
+        asking = replace(both, run=replace(both.run, **game))
+        assert co_trained_examples(asking, 1437) == 3 * turns * 128
+
+
+def test_a_copy_of_a_run_under_another_name_is_no_other_seed(exploited: Path, tmp_path: Path) -> None:
+    shutil.copytree(exploited / "runs" / "fgsm", tmp_path / "runs" / "fgsm")
+    folder = OutPaths(tmp_path).run("fgsm", 0).folder
+    for name in ("seed3", "seed3.bak", "seed-old"):
+        shutil.copytree(folder, folder.with_name(name))
+    subject = of_run(folder)
+    assert set(subject.siblings) == {"seed3"} and subject.provenance.seeds == (0, 3)
 
 
 def test_over_seeds_a_kind_has_a_mean_and_a_gap_only_in_games(exploited: Path) -> None:

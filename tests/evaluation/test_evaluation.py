@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import sparring
 from sparring import WorstCase, evaluate, fgsm
-from sparring.attacks import PGD, Noise
+from sparring.attacks import PGD, Cascade, Noise, Square
 from sparring.errors import InputError, NotFinite
 from sparring.models import mlp
 from sparring.threat import ThreatModel
@@ -103,7 +103,12 @@ def test_the_same_call_gives_the_same_numbers_with_attacks_that_draw(
     model: nn.Module, batch: tuple[Tensor, Tensor]
 ) -> None:
     threat = ThreatModel(0.1, SHAPE)
-    attacks: dict[str, Any] = {"pgd2": PGD(threat, steps=1, step_size=0.1), "signs": Noise(threat, "sign")}
+    attacks: dict[str, Any] = {
+        "pgd2": PGD(threat, steps=1, step_size=0.1),
+        "signs": Noise(threat, "sign"),
+        "signs, within another": WorstCase((Noise(threat, "sign"),), threat),
+        "a search, within another": Cascade((Square(threat, queries=5),), threat),
+    }
 
     def logits() -> list[Tensor]:
         return [o.logits for o in evaluate(model, batch, eps=0.1, steps=2, attacks=attacks).outcomes.values()]

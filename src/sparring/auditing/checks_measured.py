@@ -18,6 +18,8 @@ from sparring.errors import InputError
 from sparring.randomness import derive
 from sparring.threat import ThreatModel
 
+ALONE = "an example's answer must depend on that example alone"
+
 
 def i1(e: Evidence) -> Check:
     """Evaluation mode throughout; parameters, buffers, modes and requires_grad as before, also after an exception."""
@@ -55,11 +57,15 @@ def i2(e: Evidence) -> Check:
         return skip("I2", "the defender is declared random, so batches cannot be compared")
     whole = _logits(e.model, e.x, e.n)
     order = torch.randperm(e.n, generator=torch.Generator().manual_seed(derive(e.seed, "audit.shuffle")))
-    others = {
-        "1": (_logits(e.model, e.x[:200], 1), whole[:200]),
-        "7": (_logits(e.model, e.x, 7), whole),
-        "shuffled": (_logits(e.model, e.x[order.to(e.device)], e.n), whole[order]),
-    }
+    try:
+        others = {
+            "1": (_logits(e.model, e.x[:200], 1), whole[:200]),
+            "7": (_logits(e.model, e.x, 7), whole),
+            "shuffled": (_logits(e.model, e.x[order.to(e.device)], e.n), whole[order]),
+        }
+    except (ValueError, RuntimeError) as error:  # batch norm that normalises by the batch refuses a batch of one
+        said = str(error).splitlines()[0][:100]
+        return Check("I2", "FAIL", "the model refuses small batches", "none refused", said, ALONE)
     limit = e.thresholds.of("I2", "relative")
     changed = {name: int((a.argmax(-1) != b.argmax(-1)).sum()) for name, (a, b) in others.items()}
     moved = max(_relative(a, b) for a, b in others.values())
@@ -70,7 +76,7 @@ def i2(e: Evidence) -> Check:
         f"{max(changed.values())} labels change, logits by {moved:.1e}",
         f"0, {limit:g}",
         ", ".join(f"batches of {name}: {n}" if name != "shuffled" else f"shuffled: {n}" for name, n in changed.items()),
-        "an example's answer must depend on that example alone" if bad else "",
+        ALONE if bad else "",
         statistic=moved,
     )
 

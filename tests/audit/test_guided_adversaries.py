@@ -1,0 +1,86 @@
+"""Adversaries that are shown the model's gradient are judged beside attacks that are, not beside those that are not."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from sparring.adversaries import Adversary, RecurrentAdversary, n_features
+from sparring.attacks import LearnedAttack
+from sparring.auditing import CHECKS, Subject, audit_subject
+from sparring.auditing.evidence import Evidence
+from sparring.auditing.selftest import SELF
+from sparring.auditing.thresholds import shipped
+from sparring.data import load
+from sparring.models import mlp
+from sparring.threat import ThreatModel
+
+TRAIN, TEST = load("digits")
+FEW = replace(SELF, n=60, steps=20, queries=50, fresh=2, fresh_steps=30, surrogate_steps=20)
+THREAT = ThreatModel(0.1, TEST.shape)
+
+
+def guided(kind: str) -> Adversary | RecurrentAdversary:
+    if kind == "recurrent":
+        return RecurrentAdversary(TEST.shape, rounds=10)
+    sees = ("x", "gradient")
+    return Adversary(mlp((n_features(sees, TEST.shape, 10),), [8, 64]), "tanh", TEST.shape, sees=sees, n_classes=10)
+
+
+def evidence(plain: nn.Module, **more: Any) -> Evidence:
+    return Evidence(Subject(**{"model": plain, "data": TEST, "eps": (0.1,), "train": TRAIN, **more}), FEW, shipped())
+
+
+@pytest.mark.parametrize("kind", ["recurrent", "network"])
+def test_one_that_is_shown_the_gradient_is_no_attack_without_it(kind: str, plain: nn.Module) -> None:
+    neighbour = LearnedAttack(guided(kind), THREAT)
+    blind = LearnedAttack(Adversary(mlp(TEST.shape, [8, 64])), THREAT)
+    e = evidence(plain, adversary=guided(kind), learned={"a game": neighbour, "the paper's": blind})
+    without, shown = {run.name for run in e.black_box}, {run.name for run in e.guided}
+    assert {"its own adversary", "adversary of a game"} <= shown and not shown & without
+    assert "adversary of the paper's" in without
+    assert "its own adversary" not in CHECKS["S6"](e).evidence + CHECKS["S17"](e).value
+    least = torch.stack([run.share for run in e.guided]).amin(0)
+    assert bool((e.white_worst <= least).all()) and bool((e.standing(0.1) <= least).all())
+
+
+def test_g1_trains_adversaries_that_see_as_much_as_the_games_own(plain: nn.Module) -> None:
+    e = evidence(plain, adversary=guided("recurrent"))
+    found = CHECKS["G1"](e)
+    assert "2 fresh seeds" in found.evidence and "2 equally informed seeds" in found.evidence
+    assert all(isinstance(r.adversary, RecurrentAdversary) and r.examples == 30 * 128 for r in e.equal_responses)
+    weights = [torch.cat([p.detach().flatten() for p in r.adversary.parameters()]) for r in e.equal_responses]
+    untrained = torch.cat([p.detach().flatten() for p in guided("recurrent").parameters()])
+    assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], untrained)
+    blind = torch.stack([run.share for run in e.fresh]).amin(0)
+    assert found.numbers["best_response"] < float(blind.sum()) - 5
+    assert "as much as its own" in CHECKS["G2"](e).value
+
+
+def test_against_its_own_kind_a_weak_adversary_is_found_out(plain: nn.Module) -> None:
+    idle = RecurrentAdversary(TEST.shape, step=1e-4)
+    assert CHECKS["G1"](evidence(plain, adversary=idle)).status == "FAIL"
+
+
+def test_one_that_sees_x_only_is_answered_by_such_alone(plain: nn.Module) -> None:
+    e = evidence(plain, adversary=Adversary(mlp(TEST.shape, [8, 64])))
+    assert not e.equals and "its own adversary" in {run.name for run in e.black_box}
+    assert "equally informed" not in CHECKS["G1"](e).evidence
+
+
+def test_without_training_data_a_guided_game_cannot_pass(plain: nn.Module) -> None:
+    e = evidence(plain, adversary=guided("recurrent"))
+    given = evidence(plain, adversary=guided("recurrent"))
+    given.training_data, given.responses = None, e.responses
+    assert not given.equals and CHECKS["G1"](given).status == "INFO"
+
+
+def test_the_whole_test_set_meets_them_too(plain: nn.Module) -> None:
+    found = audit_subject(
+        Subject(plain, TEST, (0.1,), train=TRAIN, adversary=guided("recurrent")), level=FEW, full=True,
+        checks={id: CHECKS[id] for id in ("G1", "G2")},
+    )  # fmt: skip
+    names = {row.attack for row in found.attacks}
+    assert {"fresh adversary 1, seeing as much", "fresh adversary 2, seeing as much", "its own adversary"} <= names
