@@ -75,6 +75,6 @@ def t6(e: Evidence) -> Check:
     value = (
         f"one decimal, interval {width:.1f} points wide"
         if width >= 0.1
-        else "one decimal, which the interval is within"
+        else "one decimal, the interval is narrower"
     )
     return Check("T6", "FAIL" if missing else "PASS", value, "every attack named", evidence)
