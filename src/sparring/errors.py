@@ -1,6 +1,6 @@
 """The errors that end in one line: what came, what was expected, what to do.
 
-The command line turns each into its exit code; in a library they are ordinary ValueErrors, TypeErrors and so on.
+The command line turns each into its exit code; in a library they are ordinary ValueErrors, RuntimeErrors and so on.
 """
 
 import difflib
