@@ -1,5 +1,6 @@
 """Game: the short way in, for anyone's network and anyone's data."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -146,6 +147,65 @@ def test_a_recurrent_adversary_of_ones_own_is_used() -> None:
     adversary = RecurrentAdversary(train.shape, queries=3, hidden=4)
     game = sparring.Game(sparring.models.mlp(train.shape, [16, 10]), adversary=adversary).fit(train, epochs=1)
     assert game.attack.adversary is adversary and "rounds=1" in repr(game.attack)
+
+
+@pytest.mark.parametrize(
+    ("then", "message"),
+    [
+        (lambda z: (z, z), "the model returned a tuple; return logits"),
+        (lambda z: {"logits": z}, "the model returned a dict"),
+        (lambda z: z[:, :1], r"returned \(8, 1\) for inputs \(8, 1, 8, 8\); expected logits \(8, 10\)"),
+        (lambda z: z[:, 0], r"returned \(8,\).*expected logits \(8, 10\)"),
+        (lambda z: z[:, :9], r"returned \(8, 9\).*expected logits \(8, 10\)"),
+    ],
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_a_defender_that_gives_no_logits_is_refused_before_the_first_move(
+    then: Callable[[Tensor], Any], message: str, together: bool
+) -> None:
+    class Then(Conv):
+        def forward(self, x: Tensor) -> Any:
+            return then(super().forward(x))
+
+    train, games = small(sparring.data.load("digits")[0]), [sparring.Game(Conv()), sparring.Game(Then())]
+    before = [p.detach().clone() for game in games for p in game.defender.parameters()]
+    with pytest.raises(InputError, match=message):
+        sparring.game.fit_together(games, train, stacked=False) if together else games[1].fit(train)
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, (p for g in games for p in g.defender.parameters()), strict=True)
+    )
+
+
+@pytest.mark.parametrize("adversary", ["recurrent", "mlp"])
+def test_a_defender_may_know_more_classes_than_occur(adversary: Any) -> None:
+    train = small(sparring.data.load("digits")[0])
+    few = train.labels < 4
+    for data in ((train.floats()[few], train.labels[few]), train.take(few.nonzero().squeeze(1))):
+        game = sparring.Game(sparring.models.mlp(train.shape, [16, 7]), adversary=adversary).fit(data, epochs=1)
+        assert game.attack.adversary
+
+
+def test_a_player_with_nothing_to_train_is_refused() -> None:
+    train = small(sparring.data.load("digits")[0])
+    frozen = Conv().requires_grad_(False)
+    with pytest.raises(InputError, match="the defender has no parameter to train; set requires_grad"):
+        sparring.Game(frozen).fit(train)
+    with pytest.raises(InputError, match="the adversary has no parameter to train"):
+        sparring.Game(Conv(), adversary=nn.Identity()).fit(train)
+
+
+def test_data_that_cannot_be_played_on_are_refused_by_name() -> None:
+    x, y = torch.rand(20, 8, 8, 1, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 10
+    for data, message in (
+        ((x, y), r"fails on inputs \(8, 8, 8, 1\): .*x\.permute\(0, 3, 1, 2\)$"),
+        ((x * 255, y), "look unscaled; divide by 255"),
+        ((x * torch.nan, y), "non-finite values"),
+        ((x, y.float()), "expected integer class indices"),
+        (x, "each item must be a pair"),
+    ):
+        with pytest.raises(InputError, match=message):
+            sparring.Game(Conv()).fit(data)
+    sparring.Game(Conv()).fit((x.permute(0, 3, 1, 2), y), epochs=1)
 
 
 def test_a_game_that_was_not_played_has_no_attack() -> None:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sparring import modes
 from sparring.attacks import Attack, Noise
@@ -17,7 +17,7 @@ from sparring.evaluation.calibration import calibrate
 from sparring.evaluation.one_step import fgsm_curve, one_step_curve
 from sparring.evaluation.pieces import streams
 from sparring.evaluation.statistics import Interval, wilson
-from sparring.models import check_single
+from sparring.models import TRIED, check_single, tried
 from sparring.precision import full_fp32
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel, check_eps
@@ -91,9 +91,9 @@ def evaluate(
     """
     grid = [check_eps(value) for value in ([eps] if isinstance(eps, int | float) else eps)]
     check_single(model, "evaluate")
-    test = _with_the_models_classes(as_data(data), model) if not isinstance(data, Data) else data
+    test = as_data(data)
     device = next((p.device for p in model.parameters()), test.images.device)
-    test = test.to(device)
+    test = _with_the_models_classes(test.to(device), model)
     outcomes: dict[tuple[str, float], Outcome] = {}
     with modes.frozen(model), full_fp32():  # frozen also for an attack that calls backward, or forgets the mode
         plain = clean(model, test, batch_size=batch_size)
@@ -119,12 +119,9 @@ def evaluate(
 
 
 def _with_the_models_classes(data: Data, model: nn.Module) -> Data:
-    """Arrays know only the classes that occur in them; the model may know more."""
-    device = next((p.device for p in model.parameters()), data.images.device)
-    with torch.no_grad(), modes.evaluation(model):
-        out = model(data.floats(torch.tensor([0])).to(device))
-    more = isinstance(out, Tensor) and out.ndim == 2 and out.shape[-1] > data.n_classes
-    return replace(data, n_classes=out.shape[-1]) if more else data
+    """Data may know only the classes that occur in them; the model may know more, and need not know what does not occur."""
+    few = data.floats(torch.arange(min(TRIED, len(data))))
+    return replace(data, n_classes=tried(model, few, max(2, int(data.labels.max()) + 1)))
 
 
 def _row(attack: str, eps: float, outcome: Outcome) -> Row:

@@ -23,7 +23,7 @@ from sparring.game.unrolled import pursuit
 from sparring.game.warm import WarmStart
 from sparring.ibp import check_bounded
 from sparring.losses import LOSSES
-from sparring.models import copy_to, mlp, stack
+from sparring.models import TRIED, copy_to, mlp, stack, tried
 from sparring.randomness import Stream, generator
 from sparring.threat import ThreatModel
 
@@ -218,11 +218,18 @@ class _Match:
     """Games under way: one on its own networks, or several on a stack of theirs."""
 
     def __init__(self, games: Sequence[Game], data: Data, *, stacked: bool) -> None:
-        """The networks, on the data's device and in training mode; raises CannotStack where `stacked` asks for too much."""
+        """The networks, on the data's device and in training mode.
+
+        Raises CannotStack where `stacked` asks for too much, InputError where a network cannot be trained on these data.
+        """
         self.games, self.data, self.stacked = games, data, stacked
         self.threat = ThreatModel(games[0].eps, data.shape)
-        self.adversaries = [game._adversary(data).to(data.images.device).train() for game in games]
-        self.defenders = [game.defender.to(data.images.device).train() for game in games]
+        self.adversaries = [game._adversary(data).to(data.images.device) for game in games]
+        self.defenders = [game.defender.to(data.images.device) for game in games]
+        for defender, adversary in zip(self.defenders, self.adversaries, strict=True):
+            _check_trainable(defender, adversary, data)
+        for network in (*self.adversaries, *self.defenders):
+            network.train()
         self.adversary, self.defender = self.adversaries[0], self.defenders[0]
         if stacked:
             spread = torch.linspace(0, len(data) - 1, min(PROBE, len(data)))  # over all classes, if they are sorted
@@ -342,6 +349,15 @@ def _check_alike(games: Sequence[Game]) -> None:
             for tensor in chain(network.parameters(), network.buffers()):
                 if (owner := owners.setdefault(tensor, number)) != number:
                     raise InputError(f"games {owner} and {number} share a network; make one for each game")
+
+
+def _check_trainable(defender: nn.Module, adversary: nn.Module, data: Data) -> None:
+    """Raises InputError where a player has nothing to learn, or the defender does not answer the data with logits."""
+    few = data.floats(torch.arange(min(TRIED, len(data))))
+    tried(defender, few, max(2, int(data.labels.max()) + 1))
+    for name, network in (("defender", defender), ("adversary", adversary)):
+        if not any(parameter.requires_grad for parameter in network.parameters()):
+            raise InputError(f"the {name} has no parameter to train; set requires_grad where it is to learn")
 
 
 def _device_of(model: nn.Module) -> torch.device:
