@@ -268,6 +268,12 @@ class Run:
             )
         if self.learner is not None and self.training.mix == "split" and self.training.clean_share == 1:
             raise InputError("a game needs perturbed examples: training.clean_share must be below 1, got 1")
+        n = min(self.training.batch_size, self.data.limit or self.training.batch_size)
+        if self.learner is not None and self.training.mix == "split" and n_clean(n, self.training.clean_share) == n:
+            raise InputError(
+                f"training.clean_share {self.training.clean_share:g} leaves the adversary none of a minibatch's {n} examples; "
+                "lower it, or make minibatches larger"
+            )
         if self.alone is not None and self.adversary is None:
             raise InputError("alone needs an adversary: only the initialised games have one that trains alone first")
 
@@ -313,6 +319,11 @@ def share_below(radius: float, low: float, high: float, power: float) -> float:
     """The share of radii drawn from [low, high] with this power that are below `radius`."""
     share = min(1.0, max(0.0, (radius - low) / (high - low)))
     return float(share ** (1 / power))
+
+
+def n_clean(n: int, clean_share: float) -> int:
+    """How many of a minibatch's n examples stay clean."""
+    return round(clean_share * n)
 
 
 def decisive(run: Run) -> Run:

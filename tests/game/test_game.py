@@ -128,10 +128,36 @@ def test_the_rate_falls_as_asked_by_default_to_zero(settings: dict[str, Any], ex
     assert seen == pytest.approx(expected)
 
 
-def test_a_rate_that_would_fall_over_no_epoch_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ({"every": 0}, "every must be a whole number, at least 1; got 0"),
+        ({"epochs": 0}, "epochs must be a whole number, at least 1; got 0"),
+        ({"epochs": 2.0}, "epochs must be a whole number, at least 1; got 2.0"),
+        ({"epochs": None}, "epochs must be a whole number, at least 1; got None"),
+        ({"batch_size": 1}, "batch_size must be a whole number, at least 2; got 1"),
+        ({"batch_size": True}, "batch_size must be a whole number, at least 2; got True"),
+        ({"rate": "step"}, "rate must be one of rise, every, cosine, constant; got 'step'"),
+        ({"clean_share": 0.999}, "clean_share 0.999 leaves the adversary none of a minibatch's 128 examples"),
+        (
+            {"clean_share": 0.95, "batch_size": 8},
+            "none of a minibatch's 8 examples; lower it, or make minibatches larger",
+        ),
+        ({"clean_share": 0.999, "batch_size": 1000}, "none of a minibatch's 200 examples"),
+    ],
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_a_schedule_that_cannot_be_is_refused(schedule: dict[str, Any], message: str, together: bool) -> None:
+    train, schedule = small(sparring.data.load("digits")[0]), dict(schedule)
+    share = schedule.pop("clean_share", 0.5)
+    games = [sparring.Game(Conv(), clean_share=share) for _ in range(2)]
+    with pytest.raises(InputError, match=message):
+        sparring.game.fit_together(games, train, **schedule) if together else games[0].fit(train, **schedule)
+
+
+def test_a_share_that_leaves_the_adversary_a_single_example_is_played() -> None:
     train = small(sparring.data.load("digits")[0])
-    with pytest.raises(InputError, match="every must be a number of epochs, at least 1; got 0"):
-        sparring.Game(sparring.models.mlp(train.shape, [16, 10])).fit(train, epochs=1, every=0)
+    sparring.Game(Conv(), clean_share=0.9).fit(train, epochs=1, batch_size=8)
 
 
 def test_an_adversary_of_ones_own_is_used() -> None:
@@ -228,6 +254,9 @@ def test_a_game_that_was_not_played_has_no_attack() -> None:
         ({"adversary": "mlp", "eps_low": 0.05}, "eps_low needs a recurrent adversary"),
         ({"eps_power": 2.0}, "eps_power must be > 0, and needs eps_low if it is not 1; got 2"),
         ({"eps_low": 0.01, "eps_power": 0.0}, "eps_power must be > 0"),
+        *(({"lr": lr}, f"lr must be > 0 and finite; got {lr}") for lr in (0, -0.1, float("nan"), float("inf"), True)),
+        *(({"clean_share": share}, r"clean_share must be in \[0, 1\)") for share in (-0.1, 1.5, float("nan"), True)),
+        ({"clean_share": 1.0}, "as at 1 nothing is left to the adversary; got 1.0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_at_once(settings: dict[str, Any], message: str) -> None:

@@ -16,6 +16,7 @@ from sparring.adversaries import Adversary
 from sparring.attacks import Attack
 from sparring.attacks.contract import aimed
 from sparring.attacks.learned import Clip, perturb, shown_to
+from sparring.config import n_clean
 from sparring.game.dynamics import Dynamic, Turn
 from sparring.game.player import Player
 from sparring.game.radii import Radii
@@ -153,7 +154,7 @@ class Batch:
             self.n_clean, self.n_game = n, n
             self.x_clean, self.x_game, self.y_game, self.y = x, x, y, torch.cat((y, y), self.dim)
         else:
-            self.n_clean = round(clean_share * n)
+            self.n_clean = n_clean(n, clean_share)
             self.n_game = n - self.n_clean
             self.x_clean, x_game = x.split((self.n_clean, self.n_game), self.dim)
             self.x_game = x_game.contiguous()  # of a stack: once, instead of in every product
