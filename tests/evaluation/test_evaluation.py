@@ -211,6 +211,14 @@ def test_labels_that_the_model_does_not_know_are_refused(
         evaluate(model, Data(x, y, C + 1, "more") if own else (x, y))
 
 
+@pytest.mark.parametrize("name", ["clean", "noise", "fgsm", "pgd"])
+def test_an_attack_named_as_a_row_of_every_evaluation_is_refused(
+    name: str, model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    with pytest.raises(InputError, match=rf"names that differ from clean, noise, fgsm, pgd; got {name}$"):
+        evaluate(model, batch, attacks={"mine": users_attack, name: users_attack})
+
+
 def test_channels_last_are_refused_by_name() -> None:
     x, y = torch.rand(20, 6, 6, 1, generator=seeded(0)), torch.arange(20) % 2
     convolution = nn.Sequential(nn.Conv2d(1, 2, 6), nn.Flatten())

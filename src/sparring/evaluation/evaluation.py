@@ -11,7 +11,7 @@ from torch import nn
 from sparring import modes
 from sparring.attacks import Attack, Noise
 from sparring.data import Data, as_data
-from sparring.errors import NotFinite
+from sparring.errors import InputError, NotFinite
 from sparring.evaluation.accuracy import Outcome, clean, curve, inside, pgd_curve
 from sparring.evaluation.calibration import calibrate
 from sparring.evaluation.one_step import fgsm_curve, one_step_curve
@@ -21,6 +21,8 @@ from sparring.models import TRIED, check_single, tried
 from sparring.precision import full_fp32
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel, check_eps
+
+OWN = ("clean", "noise", "fgsm", "pgd")  # the rows of every evaluation
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ def evaluate(
     not finite: then no accuracy is reported.
     """
     grid = [check_eps(value) for value in ([eps] if isinstance(eps, int | float) else eps)]
+    if taken := [name for name in attacks or {} if name in OWN]:
+        raise InputError(f"attacks need names that differ from {', '.join(OWN)}; got {', '.join(taken)}")
     check_single(model, "evaluate")
     test = as_data(data)
     device = next((p.device for p in model.parameters()), test.images.device)
