@@ -125,7 +125,8 @@ def evaluate(
 def _with_the_models_classes(data: Data, model: nn.Module) -> Data:
     """Data may know only the classes that occur in them; the model may know more, and need not know what does not occur."""
     few = data.floats(torch.arange(min(TRIED, len(data))))
-    return replace(data, n_classes=tried(model, few, max(2, int(data.labels.max()) + 1)))
+    with full_fp32():
+        return replace(data, n_classes=tried(model, few, max(2, int(data.labels.max()) + 1)))
 
 
 def _row(attack: str, eps: float, outcome: Outcome) -> Row:
