@@ -155,6 +155,10 @@ def test_help_and_plans_load_nothing_slow(tmp_path: Path) -> None:
         ("train vanilla --eps=-0.1", "eps must be in [0, 1] on the pixel scale, got -0.1"),
         ("train vanilla --eps nan", "eps must be in [0, 1] on the pixel scale, got nan"),
         ("train vanilla --eps inf", "eps must be in [0, 1] on the pixel scale, got inf"),
+        (
+            "train gan_tanh --training.clean-share 0.999 --dry-run",
+            "training.clean_share 0.999 leaves the adversary none of a minibatch's 128 examples; lower it,",
+        ),
         ("train vanilla --eps much", "--eps must be a number, got 'much'"),
         ("train vanilla --eps", "--eps expected one argument"),
         ("train vanilla --seeds 0 one", "--seeds must be a whole number, got 'one'"),

@@ -100,6 +100,12 @@ def test_a_section_that_a_recipe_lacks_can_be_added() -> None:
         ({"training": {"clean_share": 1.5}}, r"clean_share must be in \[0, 1\]; got 1.5"),
         ({"training": {"clean_share": float("nan")}}, r"clean_share must be in \[0, 1\]"),
         ({"training": {"batch_size": 1}}, "batch_size must be >= 2"),
+        (
+            {"training": {"clean_share": 0.999}},
+            "clean_share 0.999 leaves the adversary none of a minibatch's 128 examples",
+        ),
+        ({"training": {"clean_share": 0.95, "batch_size": 8}}, "none of a minibatch's 8 examples; lower it, or make"),
+        ({"training": {"clean_share": 0.95}, "data": {"limit": 8}}, "none of a minibatch's 8 examples"),
         ({"eps": 8}, r"did you mean 8/255"),
         ({"eps": -0.1}, r"eps must be in \[0, 1\]"),
         ({"eps": float("nan")}, r"eps must be in \[0, 1\]"),
@@ -127,6 +133,12 @@ def test_a_section_that_a_recipe_lacks_can_be_added() -> None:
 def test_what_cannot_be_meant_is_refused_in_words(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         updated(recipe("gan_tanh"), values)
+
+
+def test_a_clean_share_that_leaves_one_example_or_has_no_adversary_to_leave_it_to_is_taken() -> None:
+    for training in (Training(clean_share=0.9, batch_size=8), Training(clean_share=0.999, mix="both")):
+        assert replace(recipe("gan_tanh"), training=training).training == training
+    assert Run("x", training=Training(clean_share=0.999)).learner is None
 
 
 @pytest.mark.parametrize(

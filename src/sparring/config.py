@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from sparring.errors import InputError, nearest
+from sparring.errors import InputError, nearest, one_of
 
 DATA_SETS = ("digits", "mnist", "fashion-mnist", "kmnist")
 PAPERS = 0.1  # the radius of the paper's tables
@@ -37,7 +37,7 @@ class Data:
     """train on the first so many examples only (for trials)"""
 
     def __post_init__(self) -> None:
-        _one_of("data.name", self.name, DATA_SETS)
+        one_of("data.name", self.name, DATA_SETS)
         if self.limit is not None:
             _at_least("data.limit", self.limit, 2)
 
@@ -59,8 +59,8 @@ class Optimizer:
     """epochs between halvings (paper, section 4.4), or those of the whole cosine"""
 
     def __post_init__(self) -> None:
-        _one_of("optimizer.name", self.name, ("sgd", "adam"))
-        _one_of("optimizer.rate", self.rate, ("rise", "every", "cosine", "constant"))
+        one_of("optimizer.name", self.name, ("sgd", "adam"))
+        one_of("optimizer.rate", self.rate, ("rise", "every", "cosine", "constant"))
         _positive("optimizer.lr", self.lr)
         _share("optimizer.momentum", self.momentum)
         if not (self.weight_decay >= 0):
@@ -88,8 +88,8 @@ class Network:
     def __post_init__(self) -> None:
         if any(width < 1 for width in self.hidden):
             raise InputError(f"hidden must be positive widths, got {self.hidden}")
-        _one_of("initialisation", self.initialisation, ("he", "torch", "xavier"))
-        _one_of("loss", self.loss, typing.get_args(LossName))
+        one_of("initialisation", self.initialisation, ("he", "torch", "xavier"))
+        one_of("loss", self.loss, typing.get_args(LossName))
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Adversary(Network):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _one_of("adversary.bound", self.bound, ("tanh", "scaled", "scaled-minmax", "scaled-batch", "scaled-detached"))
+        one_of("adversary.bound", self.bound, ("tanh", "scaled", "scaled-minmax", "scaled-batch", "scaled-detached"))
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Recurrent:
         _at_least("recurrent.hidden", self.hidden, 0)
         _at_least("recurrent.every", self.every, 0)
         _positive("recurrent.step", self.step)
-        _one_of("recurrent.loss", self.loss, typing.get_args(LossName))
+        one_of("recurrent.loss", self.loss, typing.get_args(LossName))
 
 
 @dataclass(frozen=True)
@@ -148,9 +148,9 @@ class Opponent:
     """batch norm while FGSM or PGD takes its gradient (ambiguity a)"""
 
     def __post_init__(self) -> None:
-        _one_of("opponent.kind", self.kind, ("none", "noise", "fgsm", "pgd", "adversary", "recurrent"))
-        _one_of("opponent.law", self.law, ("uniform", "sign"))
-        _one_of("opponent.mode", self.mode, ("evaluation", "training"))
+        one_of("opponent.kind", self.kind, ("none", "noise", "fgsm", "pgd", "adversary", "recurrent"))
+        one_of("opponent.law", self.law, ("uniform", "sign"))
+        one_of("opponent.mode", self.mode, ("evaluation", "training"))
         _at_least("opponent.steps", self.steps, 1)
         _positive("opponent.reach", self.reach)
         if self.reach < 1:
@@ -172,10 +172,10 @@ class Play:
     """clipping to [0, 1] on the adversary's turn"""
 
     def __post_init__(self) -> None:
-        _one_of("play.dynamic", self.dynamic, ("alternating", "simultaneous", "extragradient"))
-        _one_of("play.first", self.first, ("adversary", "defender"))
-        _one_of("play.modes", self.modes, ("turns", "training"))
-        _one_of("play.clip", self.clip, ("plain", "straight_through", "none"))
+        one_of("play.dynamic", self.dynamic, ("alternating", "simultaneous", "extragradient"))
+        one_of("play.first", self.first, ("adversary", "defender"))
+        one_of("play.modes", self.modes, ("turns", "training"))
+        one_of("play.clip", self.clip, ("plain", "straight_through", "none"))
         _at_least("play.adversary_steps", self.adversary_steps, 1)
         _at_least("play.defender_steps", self.defender_steps, 1)
         if self.dynamic != "alternating" and (self.adversary_steps, self.defender_steps) != (1, 1):
@@ -205,7 +205,7 @@ class Training:
     def __post_init__(self) -> None:
         _at_least("training.batch_size", self.batch_size, 2)
         _share("training.clean_share", self.clean_share)
-        _one_of("training.mix", self.mix, ("split", "both"))
+        one_of("training.mix", self.mix, ("split", "both"))
         _at_least("training.max_epochs", self.max_epochs, 1)
         _at_least("training.patience", self.patience, 1)
         _share("training.flat", self.flat)
@@ -246,7 +246,7 @@ class Run:
 
     def __post_init__(self) -> None:
         _at_least("history", self.history, 0)
-        _one_of("precision", self.precision, ("fp32", "bf16"))
+        one_of("precision", self.precision, ("fp32", "bf16"))
         if isinstance(self.eps, bool) or not isinstance(self.eps, int | float) or not 0 <= self.eps <= 1:
             raise InputError(f"eps must be in [0, 1] on the pixel scale, got {self.eps}" + _eps_hint(self.eps))
         for name, settings in (("adversary", self.adversary), ("recurrent", self.recurrent)):
@@ -268,6 +268,12 @@ class Run:
             )
         if self.learner is not None and self.training.mix == "split" and self.training.clean_share == 1:
             raise InputError("a game needs perturbed examples: training.clean_share must be below 1, got 1")
+        n = min(self.training.batch_size, self.data.limit or self.training.batch_size)
+        if self.learner is not None and self.training.mix == "split" and n_clean(n, self.training.clean_share) == n:
+            raise InputError(
+                f"training.clean_share {self.training.clean_share:g} leaves the adversary none of a minibatch's {n} examples; "
+                "lower it, or make minibatches larger"
+            )
         if self.alone is not None and self.adversary is None:
             raise InputError("alone needs an adversary: only the initialised games have one that trains alone first")
 
@@ -313,6 +319,11 @@ def share_below(radius: float, low: float, high: float, power: float) -> float:
     """The share of radii drawn from [low, high] with this power that are below `radius`."""
     share = min(1.0, max(0.0, (radius - low) / (high - low)))
     return float(share ** (1 / power))
+
+
+def n_clean(n: int, clean_share: float) -> int:
+    """How many of a minibatch's n examples stay clean."""
+    return round(clean_share * n)
 
 
 def decisive(run: Run) -> Run:
@@ -400,7 +411,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             raise InputError(f"{where} must be a list, got {value!r}")
         return tuple(_value(arguments[0], item, where) for item in value)
     if origin is Literal:
-        return _one_of(where, value, arguments)
+        return one_of(where, value, arguments)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
@@ -421,12 +432,6 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _eps_hint(eps: Any) -> str:
     usable = isinstance(eps, int | float) and not isinstance(eps, bool) and 1 < eps <= 255
     return f"; did you mean {eps:g}/255 = {eps / 255:.4f}?" if usable else ""
-
-
-def _one_of(name: str, value: Any, known: tuple[Any, ...]) -> Any:
-    if value not in known:
-        raise InputError(f"{name} cannot be {value!r}{nearest(str(value), map(str, known))}")
-    return value
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -1,10 +1,11 @@
 """The errors that end in one line: what came, what was expected, what to do.
 
-The command line turns each into its exit code; in a library they are ordinary ValueErrors, TypeErrors and so on.
+The command line turns each into its exit code; in a library they are ordinary ValueErrors, RuntimeErrors and so on.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class InputError(ValueError):
@@ -56,6 +57,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, names, n=1)
     suggestion = f"; did you mean {close[0]!r}?" if close else ";"
     return f"{suggestion} known: {', '.join(names)}"
+
+
+def one_of(name: str, value: Any, known: Sequence[Any]) -> Any:
+    """The value of the setting `name`, if it is a known one; raises InputError with those that are where it is not."""
+    if value not in known:
+        raise InputError(f"{name} cannot be {value!r}{nearest(str(value), map(str, known))}")
+    return value
 
 
 def need(package: str, extra: str | None = None) -> MissingExtra:

@@ -1,12 +1,15 @@
 """Gradient attacks against closed forms, and against plain implementations written here."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from problems import Linear
 from torch import Tensor, nn
 
-from sparring.attacks import PGD, Attack, Noise, WorstCase, fgsm
+from sparring.adversaries import RecurrentAdversary
+from sparring.attacks import PGD, Attack, LearnedAttack, Noise, WorstCase, fgsm
 from sparring.data.batches import Data
 from sparring.data.synthetic import (
     linear_margins,
@@ -15,6 +18,7 @@ from sparring.data.synthetic import (
     threshold_problem,
     threshold_robust_accuracy,
 )
+from sparring.errors import InputError
 from sparring.evaluation import attacked, fgsm_curve, pgd_curve
 from sparring.losses import margin
 from sparring.models import mlp
@@ -205,3 +209,27 @@ def test_fgsm_and_noise_are_the_projections_to_the_bit(model: nn.Module, generat
         delta = Stream(3, "noise").uniform(x)
         moved = x + 0.1 * (delta.sign() if law == "sign" else delta)
         assert torch.equal(Noise(threat, law, Stream(3, "noise"))(model, x, y), threat.project(moved, x))
+
+
+@pytest.mark.parametrize(
+    ("make", "option", "value", "known"),
+    [
+        (PGD, "label", "predictd", "; did you mean 'predicted'? known: predicted, true"),
+        (PGD, "keep", "first", "; known: best, last"),
+        (PGD, "mode", "x", "; known: evaluation, training"),
+        (PGD, "loss", "hinge", "loss must be one of cross_entropy"),
+        (fgsm, "mode", "eval", "known: evaluation, training"),
+        (Noise, "law", "gauss", "; known: sign, uniform"),
+        (
+            lambda t, **o: LearnedAttack(RecurrentAdversary((2,)), t, **o),
+            "mode",
+            "train",
+            "known: evaluation, training",
+        ),
+    ],
+)
+def test_an_option_that_is_none_is_refused_with_those_that_are(make: Any, option: str, value: str, known: str) -> None:
+    with pytest.raises(InputError) as caught:
+        make(ThreatModel(0.1, (2,)), **{option: value})
+    told = str(caught.value)
+    assert known in told and option in told and repr(value) in told and "\n" not in told

@@ -101,5 +101,5 @@ def test_a_learned_attack_is_shown_the_gradient_that_it_asks_for(batch: tuple[Te
         found = LearnedAttack(adversary, threat, asks=name)(model, starts, y)  # type: ignore[arg-type]
         torch.testing.assert_close(found, threat.moved(starts, gradient.sign()))
         assert ("asks='margin'" in repr(LearnedAttack(adversary, threat, asks=name))) == (name == "margin")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="asks must be"):
+    with pytest.raises(InputError, match="asks cannot be"):
         LearnedAttack(adversary, threat, asks="cross_entropy")  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from sparring.data import Data, batch_indices, minibatch, split, stratified
+from sparring.errors import InputError
 
 
 def pixels(n: int, n_classes: int = 3, shape: tuple[int, ...] = (1, 4, 5)) -> Data:
@@ -69,28 +70,26 @@ def test_to_the_same_device_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "labels", "error", "words"),
+    ("images", "labels", "words"),
     [
         (
             torch.zeros(2, 3, dtype=torch.float64),
             torch.tensor([0, 1]),
-            TypeError,
             "expected uint8 or float32",
         ),
-        (torch.zeros(2), torch.tensor([0, 1]), ValueError, r"expected \(N, \.\.\.\)"),
+        (torch.zeros(2), torch.tensor([0, 1]), r"expected \(N, \.\.\.\)"),
         (
             torch.zeros(2, 3),
             torch.tensor([0, 2]),
-            ValueError,
             r"y\[1\] = 2, but there are 2 classes \(0\.\.1\)",
         ),
-        (torch.zeros(2, 3), torch.tensor([0]), ValueError, "1 labels, but x has 2 examples"),
-        (torch.zeros(2, 3), torch.tensor([0, 1], dtype=torch.int32), TypeError, "expected int64"),
-        (torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), ValueError, "the data set is empty"),
+        (torch.zeros(2, 3), torch.tensor([0]), "1 labels, but x has 2 examples"),
+        (torch.zeros(2, 3), torch.tensor([0, 1], dtype=torch.int32), "expected int64"),
+        (torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), "the data set is empty"),
     ],
 )
-def test_a_set_checks_itself(images: Tensor, labels: Tensor, error: type[Exception], words: str) -> None:
-    with pytest.raises(error, match=words):
+def test_a_set_checks_itself(images: Tensor, labels: Tensor, words: str) -> None:
+    with pytest.raises(InputError, match=words):
         Data(images, labels, 2, "wrong")
 
 
@@ -117,7 +116,7 @@ def test_a_split_depends_on_its_seed_alone() -> None:
 
 @pytest.mark.parametrize("n_validation", [0, -1, 60])
 def test_a_split_that_leaves_a_part_empty_is_refused(n_validation: int) -> None:
-    with pytest.raises(ValueError, match=rf"n_validation must be in 1\.\.59 for 60 examples, got {n_validation}"):
+    with pytest.raises(InputError, match=rf"n_validation must be in 1\.\.59 for 60 examples, got {n_validation}"):
         split(pixels(60), n_validation, seed=0)
 
 
@@ -127,7 +126,7 @@ def test_a_stratified_subset_is_fixed_and_has_every_class() -> None:
     assert part.labels.bincount().tolist() == [4, 4, 4]
     assert part.fingerprint == stratified(data, 12).fingerprint != stratified(data, 12, seed=1).fingerprint
     assert stratified(data, 61) is data and stratified(data, 100) is data
-    with pytest.raises(ValueError, match="at least 1, got 0"):
+    with pytest.raises(InputError, match="at least 1, got 0"):
         stratified(data, 0)
 
 
@@ -152,7 +151,7 @@ def test_a_batch_larger_than_the_set_is_the_whole_set() -> None:
 
 @pytest.mark.parametrize(("n", "batch_size"), [(1, 8), (8, 1), (8, 0)])
 def test_a_batch_of_one_is_refused(n: int, batch_size: int) -> None:
-    with pytest.raises(ValueError, match=f"two examples: n is {n}, batch_size is {batch_size}"):
+    with pytest.raises(InputError, match=f"two examples: n is {n}, batch_size is {batch_size}"):
         batch_indices(n, batch_size, generator())
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import sparring
 from sparring import WorstCase, evaluate, fgsm
 from sparring.attacks import PGD, Cascade, Noise, Square
+from sparring.data import Data
 from sparring.errors import InputError, NotFinite
 from sparring.models import mlp
 from sparring.threat import ThreatModel
@@ -176,13 +177,14 @@ def test_an_eps_that_cannot_be_is_refused(
     [
         lambda x, y: ((x * 255).to(torch.uint8), y),
         lambda x, y: (x * 2 - 1, y),
+        lambda x, y: (x * torch.nan, y),
         lambda x, y: (x, y.float()),
         lambda x, y: (x, y[:-1]),
         lambda x, y: x,
     ],
 )
 def test_data_that_cannot_be_is_refused(spoil: Any, model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
-    with pytest.raises((TypeError, ValueError)):
+    with pytest.raises(InputError):
         evaluate(model, spoil(*batch))
 
 
@@ -191,6 +193,43 @@ def test_a_test_set_that_lacks_the_last_class_can_be_evaluated(model: nn.Module,
     few = y < C - 1
     found = evaluate(model, (x[few], y[few]), eps=0.1, steps=2)
     assert found.rows[0].n == int(few.sum())
+
+
+def test_a_set_of_ours_is_evaluated_as_arrays_are_whatever_it_says_of_its_classes(
+    model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    x, y = batch
+    few = y < C - 1
+    arrays = evaluate(model, (x[few], y[few]), eps=0.1, steps=2)
+    for n_classes in (C - 1, C, C + 1):
+        own = evaluate(model, Data(x[few], y[few], n_classes, "few"), eps=0.1, steps=2)
+        assert [row.correct for row in own.rows] == [row.correct for row in arrays.rows] and own.ece == arrays.ece
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_labels_that_the_model_does_not_know_are_refused(
+    own: bool, model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    x, y = batch
+    y = y + 1
+    with pytest.raises(InputError, match=rf"returned \(8, {C}\) .*expected logits \(8, {C + 1}\)"):
+        evaluate(model, Data(x, y, C + 1, "more") if own else (x, y))
+
+
+@pytest.mark.parametrize("name", ["clean", "noise", "fgsm", "pgd"])
+def test_an_attack_named_as_a_row_of_every_evaluation_is_refused(
+    name: str, model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    with pytest.raises(InputError, match=rf"names that differ from clean, noise, fgsm, pgd; got {name}$"):
+        evaluate(model, batch, attacks={"mine": users_attack, name: users_attack})
+
+
+def test_channels_last_are_refused_by_name() -> None:
+    x, y = torch.rand(20, 6, 6, 1, generator=seeded(0)), torch.arange(20) % 2
+    convolution = nn.Sequential(nn.Conv2d(1, 2, 6), nn.Flatten())
+    with pytest.raises(InputError, match=r"fails on inputs \(8, 6, 6, 1\): .*x\.permute\(0, 3, 1, 2\)$"):
+        evaluate(convolution, (x, y))
+    assert evaluate(convolution, (x.permute(0, 3, 1, 2), y), eps=0.1, steps=1).rows[0].n == 20
 
 
 def test_the_public_names_are_there() -> None:

@@ -235,6 +235,18 @@ def test_grids_and_suites_that_make_no_sense_are_refused(
         found.accuracy(0.3)
 
 
+@pytest.mark.parametrize("candidates", [False, True])
+@pytest.mark.parametrize("bare", [{0.1, 0.2}, {0.2}])
+def test_a_suite_without_an_attack_at_some_eps_is_refused(
+    candidates: bool, bare: set[float], setting: tuple[nn.Module, Data]
+) -> None:
+    def some(threat: ThreatModel) -> list[tuple[str, Attack]]:
+        return [] if threat.eps in bare else [("fgsm", fgsm(threat))]
+
+    with pytest.raises(InputError, match=r"a suite needs at least one attack, as \(name, attack\); got none"):
+        worst_case(*setting, [0.1, 0.2], some, candidates=candidates)
+
+
 def test_attacks_are_named_after_what_they_are() -> None:
     threat = ThreatModel(0.1, SHAPE)
     attacks = [

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from sparring.adversaries import RecurrentAdversary
-from sparring.game import Metrics, Player, player
+from sparring.game import Metrics, Player, player, pursuit
 from sparring.game.radii import Radii
-from sparring.game.unrolled import pursuit
 from sparring.game.warm import WarmStart
 from sparring.models import mlp
 from sparring.randomness import Stream

@@ -14,9 +14,8 @@ from sparring.adversaries import RecurrentAdversary
 from sparring.attacks import PGD, Attack, LearnedAttack, Noise, fgsm
 from sparring.config import Training
 from sparring.evaluation import attacked
-from sparring.game import against, player, train
+from sparring.game import against, player, recurrent_response, train
 from sparring.game.radii import Radii
-from sparring.game.unrolled import recurrent_response
 from sparring.models import mlp, stack
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel

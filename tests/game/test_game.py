@@ -1,5 +1,6 @@
 """Game: the short way in, for anyone's network and anyone's data."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -127,10 +128,36 @@ def test_the_rate_falls_as_asked_by_default_to_zero(settings: dict[str, Any], ex
     assert seen == pytest.approx(expected)
 
 
-def test_a_rate_that_would_fall_over_no_epoch_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ({"every": 0}, "every must be a whole number, at least 1; got 0"),
+        ({"epochs": 0}, "epochs must be a whole number, at least 1; got 0"),
+        ({"epochs": 2.0}, "epochs must be a whole number, at least 1; got 2.0"),
+        ({"epochs": None}, "epochs must be a whole number, at least 1; got None"),
+        ({"batch_size": 1}, "batch_size must be a whole number, at least 2; got 1"),
+        ({"batch_size": True}, "batch_size must be a whole number, at least 2; got True"),
+        ({"rate": "step"}, "rate must be one of rise, every, cosine, constant; got 'step'"),
+        ({"clean_share": 0.999}, "clean_share 0.999 leaves the adversary none of a minibatch's 128 examples"),
+        (
+            {"clean_share": 0.95, "batch_size": 8},
+            "none of a minibatch's 8 examples; lower it, or make minibatches larger",
+        ),
+        ({"clean_share": 0.999, "batch_size": 1000}, "none of a minibatch's 200 examples"),
+    ],
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_a_schedule_that_cannot_be_is_refused(schedule: dict[str, Any], message: str, together: bool) -> None:
+    train, schedule = small(sparring.data.load("digits")[0]), dict(schedule)
+    share = schedule.pop("clean_share", 0.5)
+    games = [sparring.Game(Conv(), clean_share=share) for _ in range(2)]
+    with pytest.raises(InputError, match=message):
+        sparring.game.fit_together(games, train, **schedule) if together else games[0].fit(train, **schedule)
+
+
+def test_a_share_that_leaves_the_adversary_a_single_example_is_played() -> None:
     train = small(sparring.data.load("digits")[0])
-    with pytest.raises(InputError, match="every must be a number of epochs, at least 1; got 0"):
-        sparring.Game(sparring.models.mlp(train.shape, [16, 10])).fit(train, epochs=1, every=0)
+    sparring.Game(Conv(), clean_share=0.9).fit(train, epochs=1, batch_size=8)
 
 
 def test_an_adversary_of_ones_own_is_used() -> None:
@@ -146,6 +173,65 @@ def test_a_recurrent_adversary_of_ones_own_is_used() -> None:
     adversary = RecurrentAdversary(train.shape, queries=3, hidden=4)
     game = sparring.Game(sparring.models.mlp(train.shape, [16, 10]), adversary=adversary).fit(train, epochs=1)
     assert game.attack.adversary is adversary and "rounds=1" in repr(game.attack)
+
+
+@pytest.mark.parametrize(
+    ("then", "message"),
+    [
+        (lambda z: (z, z), "the model returned a tuple; return logits"),
+        (lambda z: {"logits": z}, "the model returned a dict"),
+        (lambda z: z[:, :1], r"returned \(8, 1\) for inputs \(8, 1, 8, 8\); expected logits \(8, 10\)"),
+        (lambda z: z[:, 0], r"returned \(8,\).*expected logits \(8, 10\)"),
+        (lambda z: z[:, :9], r"returned \(8, 9\).*expected logits \(8, 10\)"),
+    ],
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_a_defender_that_gives_no_logits_is_refused_before_the_first_move(
+    then: Callable[[Tensor], Any], message: str, together: bool
+) -> None:
+    class Then(Conv):
+        def forward(self, x: Tensor) -> Any:
+            return then(super().forward(x))
+
+    train, games = small(sparring.data.load("digits")[0]), [sparring.Game(Conv()), sparring.Game(Then())]
+    before = [p.detach().clone() for game in games for p in game.defender.parameters()]
+    with pytest.raises(InputError, match=message):
+        sparring.game.fit_together(games, train, stacked=False) if together else games[1].fit(train)
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, (p for g in games for p in g.defender.parameters()), strict=True)
+    )
+
+
+@pytest.mark.parametrize("adversary", ["recurrent", "mlp"])
+def test_a_defender_may_know_more_classes_than_occur(adversary: Any) -> None:
+    train = small(sparring.data.load("digits")[0])
+    few = train.labels < 4
+    for data in ((train.floats()[few], train.labels[few]), train.take(few.nonzero().squeeze(1))):
+        game = sparring.Game(sparring.models.mlp(train.shape, [16, 7]), adversary=adversary).fit(data, epochs=1)
+        assert game.attack.adversary
+
+
+def test_a_player_with_nothing_to_train_is_refused() -> None:
+    train = small(sparring.data.load("digits")[0])
+    frozen = Conv().requires_grad_(False)
+    with pytest.raises(InputError, match="the defender has no parameter to train; set requires_grad"):
+        sparring.Game(frozen).fit(train)
+    with pytest.raises(InputError, match="the adversary has no parameter to train"):
+        sparring.Game(Conv(), adversary=nn.Identity()).fit(train)
+
+
+def test_data_that_cannot_be_played_on_are_refused_by_name() -> None:
+    x, y = torch.rand(20, 8, 8, 1, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 10
+    for data, message in (
+        ((x, y), r"fails on inputs \(8, 8, 8, 1\): .*x\.permute\(0, 3, 1, 2\)$"),
+        ((x * 255, y), "look unscaled; divide by 255"),
+        ((x * torch.nan, y), "non-finite values"),
+        ((x, y.float()), "expected integer class indices"),
+        (x, "each item must be a pair"),
+    ):
+        with pytest.raises(InputError, match=message):
+            sparring.Game(Conv()).fit(data)
+    sparring.Game(Conv()).fit((x.permute(0, 3, 1, 2), y), epochs=1)
 
 
 def test_a_game_that_was_not_played_has_no_attack() -> None:
@@ -168,6 +254,9 @@ def test_a_game_that_was_not_played_has_no_attack() -> None:
         ({"adversary": "mlp", "eps_low": 0.05}, "eps_low needs a recurrent adversary"),
         ({"eps_power": 2.0}, "eps_power must be > 0, and needs eps_low if it is not 1; got 2"),
         ({"eps_low": 0.01, "eps_power": 0.0}, "eps_power must be > 0"),
+        *(({"lr": lr}, f"lr must be > 0 and finite; got {lr}") for lr in (0, -0.1, float("nan"), float("inf"), True)),
+        *(({"clean_share": share}, r"clean_share must be in \[0, 1\)") for share in (-0.1, 1.5, float("nan"), True)),
+        ({"clean_share": 1.0}, "as at 1 nothing is left to the adversary; got 1.0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_at_once(settings: dict[str, Any], message: str) -> None:

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparring.adversaries import Adversary
+from sparring.adversaries import Adversary, RecurrentAdversary
 from sparring.attacks import fgsm, identity
-from sparring.errors import Diverged
+from sparring.errors import Diverged, InputError
 from sparring.game import (
     Dynamic,
+    Move,
     Player,
     against,
     alternating,
@@ -21,11 +22,15 @@ from sparring.game import (
     duel,
     extragradient,
     player,
+    pursuit,
+    recurrent_response,
     simultaneous,
 )
 from sparring.game.moves import Batch
+from sparring.game.radii import Radii
 from sparring.losses import margin
 from sparring.models import mlp
+from sparring.randomness import Stream
 from sparring.threat import ThreatModel
 
 SHAPE = (1, 4, 4)
@@ -392,3 +397,28 @@ def test_a_defender_with_frozen_or_unused_parameters_can_be_trained(batch: tuple
     assert not equal(before[0], list(network.used.parameters()))
     assert equal(before[1], list(network.frozen.parameters()))
     assert not any(p.requires_grad for p in network.frozen.parameters())
+
+
+def a_move(name: str, adversary: Player) -> Move:
+    defender, radii, stream = defender_of(), Radii(0.2, None, Stream(0, "radii")), Stream(0, "attack")
+    if name == "duel":
+        return duel(defender, adversary, THREAT, alternating())
+    if name == "best_response":
+        return best_response(adversary, defender.network, THREAT)
+    if name == "pursuit":
+        return pursuit(defender, adversary, THREAT, radii, stream)
+    return recurrent_response(adversary, [defender.network], THREAT, radii, stream)
+
+
+@pytest.mark.parametrize("name", ["duel", "best_response", "pursuit", "recurrent_response"])
+def test_an_adversary_of_another_kind_than_the_move_plays_is_refused_in_words(name: str) -> None:
+    plain, recurrent = Adversary(mlp(SHAPE, [16])), RecurrentAdversary(SHAPE)
+    fits, other = (recurrent, plain) if name in ("pursuit", "recurrent_response") else (plain, recurrent)
+    assert a_move(name, player("adversary", fits, maximize=True))
+    for network, advice in (
+        (mlp(SHAPE, [16]), "wrap it|make one"),
+        (other, "an Adversary plays duel and best_response"),
+    ):
+        got = f"^{name} needs a network of type {type(fits).__name__} as adversary; got {type(network).__name__}: "
+        with pytest.raises(InputError, match=f"{got}({advice})"):
+            a_move(name, player("adversary", network, maximize=True))

@@ -10,10 +10,9 @@ from pursuits import SHAPE, THREAT, B, C, N, S, Table, adversary_of, defender_of
 from torch import Tensor, nn
 
 from sparring.adversaries import RecurrentAdversary, stack_recurrent
-from sparring.game import Metrics, player
+from sparring.game import Metrics, player, pursuit
 from sparring.game.moves import SAMPLED
 from sparring.game.radii import Radii
-from sparring.game.unrolled import pursuit
 from sparring.game.warm import WarmStart
 from sparring.losses import cross_entropy, margin
 from sparring.models import copy_to, mlp, stack

@@ -3,19 +3,21 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from sparring import modes
 from sparring.attacks.rows import fooled, put_at
-from sparring.errors import InputError
+from sparring.errors import InputError, one_of
 from sparring.losses import LOSSES
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
 
 Mode = Literal["evaluation", "training"]
+Keep = Literal["best", "last"]
+Label = Literal["true", "predicted"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class PGD:
     iterate, as training does. `mode` "training" takes the gradients with batch norm in training mode (its statistics
     are put back): a reading of the paper (docs/claims.md, ambiguity a), not a sound attack. `label`
     "predicted" attacks the model's own answer instead of the true label (ambiguity v). With `drop`, an example leaves the
-    ascent once it is misclassified, which "best" keeps anyway: fewer passes; smaller batches may round otherwise.
+    ascent once it is misclassified, which "best" keeps anyway: fewer passes; smaller batches may round otherwise. Raises
+    InputError for settings that cannot be.
     """
 
     threat: ThreatModel
@@ -37,9 +40,9 @@ class PGD:
     random_start: bool = True
     restarts: int = 1
     loss: str = "cross_entropy"
-    keep: Literal["best", "last"] = "best"
+    keep: Keep = "best"
     mode: Mode = "evaluation"
-    label: Literal["true", "predicted"] = "true"
+    label: Label = "true"
     stream: Stream = field(default_factory=lambda: Stream(0, "pgd"))
     drop: bool = field(default=False, repr=False)
 
@@ -49,6 +52,8 @@ class PGD:
                 raise InputError(f"{name} must be >= 1; got {getattr(self, name)}")
         if self.loss not in LOSSES:
             raise InputError(f"loss must be one of {', '.join(LOSSES)}; got {self.loss!r}")
+        for name, known in (("keep", Keep), ("mode", Mode), ("label", Label)):
+            one_of(name, getattr(self, name), get_args(known))
         eps, step_size = self.threat.eps, self.step_size
         if step_size is not None and not step_size > 0:
             raise InputError(f"step_size must be > 0; got {step_size:g}")
@@ -164,7 +169,7 @@ def fgsm(
     *,
     loss: str = "cross_entropy",
     mode: Mode = "evaluation",
-    label: Literal["true", "predicted"] = "true",
+    label: Label = "true",
 ) -> PGD:
     """One step of size eps along the gradient's sign: x + eps * sign(grad) (Goodfellow et al. 2014; paper, section 2.1).
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, get_args
 
 import torch
 import torch.nn.functional as F
@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from sparring import modes
 from sparring.adversaries import Adversary, AnyAdversary, RecurrentAdversary
 from sparring.attacks.contract import Attack, aimed
-from sparring.errors import InputError
+from sparring.attacks.gradient import Mode
+from sparring.errors import one_of
 from sparring.losses import LOSSES, Loss, log_odds, margin
 from sparring.threat import ThreatModel
 
 Clip = Literal["plain", "straight_through", "none"]
+Asks = Literal["log_odds", "margin"]
 
 
 class Shown(TypedDict, total=False):
@@ -36,18 +38,18 @@ class LearnedAttack:
     A recurrent adversary goes on from where the attack `start` ends, if there is one, instead of from its first point. With an
     attack on models of one's own (`Transferred`, `Rehearsal`) that asks the model for no gradient. `asks` names the loss whose
     gradient it is shown: that of "margin" is of the nearest wrong class alone, which serves where the start has chosen one.
-    Raises InputError for another name.
+    Raises InputError for another name, or another mode.
     """
 
     adversary: AnyAdversary
     threat: ThreatModel
-    mode: Literal["evaluation", "training"] = "evaluation"
+    mode: Mode = "evaluation"
     start: Attack | None = None
-    asks: Literal["log_odds", "margin"] = "log_odds"
+    asks: Asks = "log_odds"
 
     def __post_init__(self) -> None:
-        if self.asks not in ("log_odds", "margin"):
-            raise InputError(f"asks must be 'log_odds' or 'margin'; got {self.asks!r}")
+        one_of("asks", self.asks, get_args(Asks))
+        one_of("mode", self.mode, get_args(Mode))
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return self.threat.project(x + self.threat.radius(x) * self.direction(model, x, y), x)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from sparring.data.checks import check_inputs, check_labels, check_shape
+from sparring.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +26,7 @@ class Data:
     """N labelled inputs: `images` (N, *shape), uint8 or float32 in [0, 1]; `labels` (N,), int64 in
     0..n_classes-1.
 
-    Raises TypeError or ValueError where that does not hold. The range of float images is checked by
+    Raises InputError where that does not hold. The range of float images is checked by
     `as_data`, not here. The tensors are shared, not copied: leave them as they are.
     """
 
@@ -36,12 +37,12 @@ class Data:
 
     def __post_init__(self) -> None:
         if self.images.dtype not in (torch.uint8, torch.float32):
-            raise TypeError(f"images are {self.images.dtype}; expected uint8 or float32 (see sparring.data.as_data)")
+            raise InputError(f"images are {self.images.dtype}; expected uint8 or float32 (see sparring.data.as_data)")
         if self.images.ndim < 2:
-            raise ValueError(f"images have shape {tuple(self.images.shape)}; expected (N, ...)")
+            raise InputError(f"images have shape {tuple(self.images.shape)}; expected (N, ...)")
         check_labels(self.labels, len(self.images), self.n_classes)
         if self.labels.dtype != torch.int64:
-            raise TypeError(f"labels are {self.labels.dtype}; expected int64")
+            raise InputError(f"labels are {self.labels.dtype}; expected int64")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -95,12 +96,12 @@ def as_data(
     x is floating point in [0, 1], of any precision, and is kept as float32; y are integer class indices.
     Datasets and loaders are read once, so that random augmentation is frozen as it came; no global random
     state changes. `n_classes` is the largest label plus one unless given; `shape`, if given, is what one
-    input must have. Raises TypeError or ValueError in one line, with the likely mistake; warns of constant
-    data or a single class.
+    input must have. Raises InputError in one line, with the likely mistake; warns of constant data or a
+    single class.
     """
     if isinstance(source, Data):
         if n_classes is not None and n_classes != source.n_classes:
-            raise ValueError(f"{source.name} has {source.n_classes} classes, not {n_classes}")
+            raise InputError(f"{source.name} has {source.n_classes} classes, not {n_classes}")
         if shape is not None:
             check_shape(source.images, shape)
         return source
@@ -113,7 +114,7 @@ def as_data(
         warnings.warn(f"y has a single class: all {len(y)} labels are {int(y[0])}", stacklevel=2)
     n_classes = int(y.max()) + 1 if n_classes is None else n_classes
     if n_classes < 2:
-        raise ValueError("all labels are 0: a classifier needs two classes; pass n_classes if others exist")
+        raise InputError("all labels are 0: a classifier needs two classes; pass n_classes if others exist")
     return Data(x.to(torch.float32), y.to(x.device, torch.int64), n_classes, name)
 
 
@@ -124,21 +125,21 @@ def to_unit(x: NDArray[Any]) -> NDArray[np.float32]: ...
 def to_unit(x: Tensor | NDArray[Any]) -> Tensor | NDArray[np.float32]:
     """Integer pixels 0..255 as float32 in [0, 1], divided by 255; a tensor gives a tensor, an array an array.
 
-    Raises TypeError for values that are no integers, ValueError for integers outside 0..255.
+    Raises InputError for values that are no integers, or lie outside 0..255.
     """
     if isinstance(x, np.ndarray):
         return to_unit(_tensor(x, "x")).numpy()
     if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
-        raise TypeError(f"x is {str(x.dtype).removeprefix('torch.')}; to_unit expects integers in 0..255")
+        raise InputError(f"x is {str(x.dtype).removeprefix('torch.')}; to_unit expects integers in 0..255")
     if x.numel() and (int(x.min()) < 0 or int(x.max()) > 255):
-        raise ValueError(f"x has values {int(x.min())}..{int(x.max())}; to_unit expects integers in 0..255")
+        raise InputError(f"x has values {int(x.min())}..{int(x.max())}; to_unit expects integers in 0..255")
     return x.to(torch.float32).div_(255)
 
 
 def split(data: Data, n_validation: int, seed: int) -> tuple[Data, Data]:
     """(training, validation): `n_validation` examples set aside, each class by its share, order kept."""
     if not 1 <= n_validation < len(data):
-        raise ValueError(f"n_validation must be in 1..{len(data) - 1} for {len(data)} examples, got {n_validation}")
+        raise InputError(f"n_validation must be in 1..{len(data) - 1} for {len(data)} examples, got {n_validation}")
     chosen = stratified_mask(data, n_validation, seed)
     return data.take((~chosen).nonzero().squeeze(1)), data.take(chosen.nonzero().squeeze(1))
 
@@ -146,7 +147,7 @@ def split(data: Data, n_validation: int, seed: int) -> tuple[Data, Data]:
 def stratified(data: Data, n: int, seed: int = 0) -> Data:
     """A fixed subset of n examples, each class by its share, in the set's order; at most the set itself."""
     if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+        raise InputError(f"n must be at least 1, got {n}")
     return data if n >= len(data) else data.take(stratified_mask(data, n, seed).nonzero().squeeze(1))
 
 
@@ -155,11 +156,11 @@ def batch_indices(n: int, batch_size: int, generator: torch.Generator, drop_last
 
     The remainder of less than a batch is dropped; with `drop_last=False` it becomes a batch too, filled up
     from the beginning of the same order. When n < batch_size the batch is the whole set, (1, n). Raises
-    ValueError for a batch of one, in which batch statistics do not exist.
+    InputError for a batch of one, in which batch statistics do not exist.
     """
     size = min(n, batch_size)
     if size < 2:
-        raise ValueError(f"a training batch needs two examples: n is {n}, batch_size is {batch_size}")
+        raise InputError(f"a training batch needs two examples: n is {n}, batch_size is {batch_size}")
     order = torch.randperm(n, generator=generator, device=generator.device)
     steps = n // size
     if not drop_last and n % size:
@@ -195,11 +196,11 @@ def _read(source: Any) -> tuple[Tensor, Tensor]:
     if isinstance(source, tuple | list) and len(source) == 2:
         return _tensor(source[0], "x"), _tensor(source[1], "y")
     if isinstance(source, IterableDataset):
-        raise TypeError("an IterableDataset has no fixed order; wrap it in a DataLoader")
+        raise InputError("an IterableDataset has no fixed order; wrap it in a DataLoader")
     if isinstance(source, Dataset) or (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
         pairs = [_pair(source[i], "item") for i in range(len(source))]
         return _join(((x.unsqueeze(0), y.reshape(1, *y.shape)) for x, y in pairs), "item")
-    raise TypeError(
+    raise InputError(
         f"cannot read data from {type(source).__name__}; expected (x, y), a Dataset, a DataLoader or a Data"
     )
 
@@ -219,17 +220,17 @@ def _join(pairs: Iterable[tuple[Tensor, Tensor]], what: str) -> tuple[Tensor, Te
     ys: list[Tensor] = []
     for i, (x, y) in enumerate(pairs):
         if xs and x.shape[1:] != xs[0].shape[1:]:
-            raise ValueError(f"{what} {i} has inputs of shape {tuple(x.shape[1:])}; expected {tuple(xs[0].shape[1:])}")
+            raise InputError(f"{what} {i} has inputs of shape {tuple(x.shape[1:])}; expected {tuple(xs[0].shape[1:])}")
         xs.append(x)
         ys.append(y)
     if not xs:
-        raise ValueError("the data set is empty")
+        raise InputError("the data set is empty")
     return torch.cat(xs), torch.cat(ys)
 
 
 def _pair(item: Any, what: str) -> tuple[Tensor, Tensor]:
     if not isinstance(item, tuple | list) or len(item) != 2:
-        raise TypeError(f"each {what} must be a pair (x, y), got {type(item).__name__}")
+        raise InputError(f"each {what} must be a pair (x, y), got {type(item).__name__}")
     return _tensor(item[0], "x"), _tensor(item[1], "y")
 
 
@@ -239,15 +240,15 @@ def _tensor(values: Any, name: str) -> Tensor:
         return values.detach()
     array = values if isinstance(values, np.ndarray) else _array(values, name)
     if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name} has dtype {array.dtype}; expected numbers")
+        raise InputError(f"{name} has dtype {array.dtype}; expected numbers")
     array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(array.shape)
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def _array(values: Any, name: str) -> NDArray[Any]:
     if not isinstance(values, bool | int | float | np.generic | list | tuple):
-        raise TypeError(f"{name} is a {type(values).__name__}; expected a tensor or array (images: add a ToTensor)")
+        raise InputError(f"{name} is a {type(values).__name__}; expected a tensor or array (images: add a ToTensor)")
     try:
         return np.asarray(values)
     except ValueError as error:
-        raise ValueError(f"{name} is no rectangular array: {error}") from None
+        raise InputError(f"{name} is no rectangular array: {error}") from None

@@ -1,5 +1,4 @@
-"""What a user's arrays must be, and the likely mistake when they are not: one line each, ValueError or
-TypeError.
+"""What a user's arrays must be, and the likely mistake when they are not: an InputError of one line each.
 
 Letters: N examples, C classes. `x` are inputs (N, ...), floating point in [0, 1]; `y` are class indices (N,).
 """
@@ -10,22 +9,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sparring.errors import InputError
+
 
 def check_inputs(x: Tensor) -> None:
     """Raises unless x holds finite floating-point values in [0, 1]; warns when they are all the same."""
     if x.dtype == torch.uint8:
-        raise TypeError("x is uint8 (0..255); use sparring.data.to_unit(x)")
+        raise InputError("x is uint8 (0..255); use sparring.data.to_unit(x)")
     if not x.is_floating_point():
-        raise TypeError(f"x is {_dtype(x)}; expected floating-point values in [0, 1]")
+        raise InputError(f"x is {_dtype(x)}; expected floating-point values in [0, 1]")
     if x.ndim < 2:
-        raise ValueError(f"x has shape {tuple(x.shape)}; expected a batch axis and the axes of one input: (N, ...)")
+        raise InputError(f"x has shape {tuple(x.shape)}; expected a batch axis and the axes of one input: (N, ...)")
     if x.numel() == 0:
-        raise ValueError(f"the data set is empty: x has shape {tuple(x.shape)}")
+        raise InputError(f"the data set is empty: x has shape {tuple(x.shape)}")
     low, high = (float(end) for end in x.aminmax())  # a NaN anywhere comes out here
     if not (abs(low) < float("inf") and abs(high) < float("inf")):
-        raise ValueError(_non_finite(x))
+        raise InputError(_non_finite(x))
     if low < 0 or high > 1:
-        raise ValueError(f"x has values {low:.4g}..{high:.4g}, outside [0, 1]: {_likely_mistake(low, high)}")
+        raise InputError(f"x has values {low:.4g}..{high:.4g}, outside [0, 1]: {_likely_mistake(low, high)}")
     if low == high:
         warnings.warn(f"x is constant: every value is {low:.4g}", stacklevel=3)
 
@@ -46,31 +47,31 @@ def check_shape(x: Tensor, shape: Sequence[int]) -> None:
         fix = f": x is flat, use x.reshape({', '.join(map(str, (-1, *shape)))})"
     elif len(shape) == 3 and len(got) == 4 and got[2:] == shape[1:]:
         fix = f": {got[1]} channels instead of {shape[0]}"
-    raise ValueError(f"x is {_batch_of(got[1:])}; expected {_batch_of(shape)}{fix}")
+    raise InputError(f"x is {_batch_of(got[1:])}; expected {_batch_of(shape)}{fix}")
 
 
 def check_labels(y: Tensor, n: int, n_classes: int | None) -> None:
     """Raises unless y holds n class indices in 0..n_classes-1 (any from 0 up when n_classes is None)."""
     if y.ndim == 2 and y.shape[1] > 1 and _is_one_hot(y):
-        raise ValueError(f"y is one-hot (N, {y.shape[1]}); pass class indices: y.argmax(1)")
+        raise InputError(f"y is one-hot (N, {y.shape[1]}); pass class indices: y.argmax(1)")
     if y.ndim == 2 and y.shape[1] == 1:
-        raise ValueError("y has shape (N, 1); expected (N,): use y.squeeze(1)")
+        raise InputError("y has shape (N, 1); expected (N,): use y.squeeze(1)")
     if y.ndim != 1:
-        raise ValueError(f"y has shape {tuple(y.shape)}; expected one class index per example: (N,)")
+        raise InputError(f"y has shape {tuple(y.shape)}; expected one class index per example: (N,)")
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise TypeError(f"y is {_dtype(y)}; expected integer class indices: use y.long()")
+        raise InputError(f"y is {_dtype(y)}; expected integer class indices: use y.long()")
     if len(y) != n:
-        raise ValueError(f"y has {len(y)} labels, but x has {n} examples")
+        raise InputError(f"y has {len(y)} labels, but x has {n} examples")
     if n == 0:
-        raise ValueError("the data set is empty")
+        raise InputError("the data set is empty")
     if n_classes is not None and n_classes < 1:
-        raise ValueError(f"n_classes must be at least 1, got {n_classes}")
+        raise InputError(f"n_classes must be at least 1, got {n_classes}")
     if int(y.min()) < 0:
         first = int((y < 0).int().argmax())
-        raise ValueError(f"y[{first}] = {int(y[first])} is negative; class indices start at 0")
+        raise InputError(f"y[{first}] = {int(y[first])} is negative; class indices start at 0")
     if n_classes is not None and int(y.max()) >= n_classes:
         first = int((y >= n_classes).int().argmax())
-        raise ValueError(f"y[{first}] = {int(y[first])}, but there are {n_classes} classes (0..{n_classes - 1})")
+        raise InputError(f"y[{first}] = {int(y[first])}, but there are {n_classes} classes (0..{n_classes - 1})")
 
 
 def _non_finite(x: Tensor) -> str:

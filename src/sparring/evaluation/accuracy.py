@@ -19,6 +19,7 @@ from sparring.attacks import PGD, Attack, Cascade, WorstCase, described, identit
 from sparring.attacks.contract import aimed, has_threat
 from sparring.data import Data
 from sparring.errors import InputError
+from sparring.models import checked_logits
 from sparring.precision import full_fp32
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
@@ -230,18 +231,6 @@ def inside(attack: Attack, threat: ThreatModel) -> Attack:
     if isinstance(attack, WorstCase | Cascade):
         return dataclasses.replace(attack, attacks=tuple(inside(one, threat) for one in attack.attacks), threat=threat)
     return aimed(attack, threat) if has_threat(attack) else _Projected(attack, threat)
-
-
-def checked_logits(out: Any, x: Tensor, n_classes: int, n_own_axes: int) -> Tensor:
-    """A model's output where it can be logits (..., C); raises InputError, naming the likely mistake, where it cannot."""
-    if not isinstance(out, Tensor):
-        raise InputError(f"the model returned a {type(out).__name__}; return logits (N, classes)")
-    leading = x.shape[: x.ndim - n_own_axes]
-    if out.shape[:-1] != leading or out.shape[-1] != n_classes:
-        raise InputError(
-            f"the model returned {tuple(out.shape)} for inputs {tuple(x.shape)}; expected logits {(*leading, n_classes)}"
-        )
-    return out
 
 
 @dataclass(frozen=True)

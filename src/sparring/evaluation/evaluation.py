@@ -6,21 +6,23 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sparring import modes
 from sparring.attacks import Attack, Noise
 from sparring.data import Data, as_data
-from sparring.errors import NotFinite
+from sparring.errors import InputError, NotFinite
 from sparring.evaluation.accuracy import Outcome, clean, curve, inside, pgd_curve
 from sparring.evaluation.calibration import calibrate
 from sparring.evaluation.one_step import fgsm_curve, one_step_curve
 from sparring.evaluation.pieces import streams
 from sparring.evaluation.statistics import Interval, wilson
-from sparring.models import check_single
+from sparring.models import TRIED, check_single, tried
 from sparring.precision import full_fp32
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel, check_eps
+
+OWN = ("clean", "noise", "fgsm", "pgd")  # the rows of every evaluation
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,12 @@ def evaluate(
     not finite: then no accuracy is reported.
     """
     grid = [check_eps(value) for value in ([eps] if isinstance(eps, int | float) else eps)]
+    if taken := [name for name in attacks or {} if name in OWN]:
+        raise InputError(f"attacks need names that differ from {', '.join(OWN)}; got {', '.join(taken)}")
     check_single(model, "evaluate")
-    test = _with_the_models_classes(as_data(data), model) if not isinstance(data, Data) else data
+    test = as_data(data)
     device = next((p.device for p in model.parameters()), test.images.device)
-    test = test.to(device)
+    test = _with_the_models_classes(test.to(device), model)
     outcomes: dict[tuple[str, float], Outcome] = {}
     with modes.frozen(model), full_fp32():  # frozen also for an attack that calls backward, or forgets the mode
         plain = clean(model, test, batch_size=batch_size)
@@ -119,12 +123,10 @@ def evaluate(
 
 
 def _with_the_models_classes(data: Data, model: nn.Module) -> Data:
-    """Arrays know only the classes that occur in them; the model may know more."""
-    device = next((p.device for p in model.parameters()), data.images.device)
-    with torch.no_grad(), modes.evaluation(model):
-        out = model(data.floats(torch.tensor([0])).to(device))
-    more = isinstance(out, Tensor) and out.ndim == 2 and out.shape[-1] > data.n_classes
-    return replace(data, n_classes=out.shape[-1]) if more else data
+    """Data may know only the classes that occur in them; the model may know more, and need not know what does not occur."""
+    few = data.floats(torch.arange(min(TRIED, len(data))))
+    with full_fp32():
+        return replace(data, n_classes=tried(model, few, max(2, int(data.labels.max()) + 1)))
 
 
 def _row(attack: str, eps: float, outcome: Outcome) -> Row:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from sparring.attacks import described, fgsm
 from sparring.data import Data
-from sparring.evaluation.accuracy import Cost, Outcome, checked_distance, checked_logits, counted, in_mode, orders
+from sparring.evaluation.accuracy import Cost, Outcome, checked_distance, counted, in_mode, orders
+from sparring.models import checked_logits
 from sparring.precision import full_fp32
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel

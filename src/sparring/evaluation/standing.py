@@ -15,8 +15,9 @@ from sparring import modes
 from sparring.attacks import Attack
 from sparring.data import Data
 from sparring.errors import InputError, Interrupted
-from sparring.evaluation.accuracy import checked_logits, counted
+from sparring.evaluation.accuracy import counted
 from sparring.evaluation.pieces import Pieces, streams
+from sparring.models import checked_logits
 from sparring.precision import widened, widest
 from sparring.randomness import derive
 from sparring.threat import ThreatModel

@@ -154,6 +154,8 @@ def _checked_grid(eps: Sequence[float]) -> tuple[float, ...]:
 
 def _checked_suite(attacks: Sequence[tuple[str, Attack]]) -> list[tuple[str, Attack]]:
     names = [name for name, _ in attacks]
+    if not names:
+        raise InputError("a suite needs at least one attack, as (name, attack); got none")
     if len(set(names)) < len(names) or {CLEAN, GREY, SWAP} & set(names):
         raise InputError(f"a suite needs names that differ, also from {CLEAN}, {GREY}, {SWAP}; got {', '.join(names)}")
     return list(attacks)

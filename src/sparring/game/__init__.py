@@ -6,6 +6,7 @@ from sparring.game.limited import train_steps
 from sparring.game.moves import Metrics, Move, against, best_response, duel
 from sparring.game.player import Player, player
 from sparring.game.train import Epoch, Progress, train
+from sparring.game.unrolled import pursuit, recurrent_response
 
 __all__ = [
     "Dynamic",
@@ -23,6 +24,8 @@ __all__ = [
     "extragradient",
     "fit_together",
     "player",
+    "pursuit",
+    "recurrent_response",
     "simultaneous",
     "train",
     "train_steps",

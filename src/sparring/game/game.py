@@ -1,16 +1,17 @@
 """Game: the short way in. Your classifier against an adversary that learns beside it; several seeds of it at once."""
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import chain, product
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from sparring.adversaries import BOUNDS, ROUNDS, Adversary, AnyAdversary, RecurrentAdversary, stack_any
 from sparring.attacks import LearnedAttack
-from sparring.config import Training
+from sparring.config import Training, n_clean
 from sparring.data import Data, as_data
 from sparring.errors import CannotStack, Diverged, InputError, NotStacked
 from sparring.game.assured import Assurance
@@ -23,7 +24,7 @@ from sparring.game.unrolled import pursuit
 from sparring.game.warm import WarmStart
 from sparring.ibp import check_bounded
 from sparring.losses import LOSSES
-from sparring.models import copy_to, mlp, stack
+from sparring.models import TRIED, copy_to, mlp, stack, tried
 from sparring.randomness import Stream, generator
 from sparring.threat import ThreatModel
 
@@ -110,6 +111,12 @@ class Game:
             raise InputError(f"ibp must be in [0, 1), and above 0 needs a recurrent adversary; got {ibp!r}")
         if ibp:
             check_bounded(defender)
+        if isinstance(lr, bool) or not 0 < lr < math.inf:
+            raise InputError(f"lr must be > 0 and finite; got {lr!r}")
+        if isinstance(clean_share, bool) or not 0 <= clean_share < 1:
+            raise InputError(
+                f"clean_share must be in [0, 1), as at 1 nothing is left to the adversary; got {clean_share!r}"
+            )
         self.defender = defender
         self.ibp = ibp
         self.eps = eps
@@ -144,7 +151,9 @@ class Game:
 
         Raises InputError for unusable data or settings, Diverged where a loss or gradient is not finite (the step is not taken).
         """
+        _check_schedule(epochs, batch_size, rate, every)
         data = as_data(train_on).to(self.device)
+        _check_share(self.clean_share, min(batch_size, len(data)))
         match = _Match([self], data, stacked=False)
         gone = match.play(epochs, batch_size, rate, every, lambda game, epoch, progress: on_epoch(epoch, progress))
         if gone:
@@ -200,7 +209,9 @@ def fit_together(
     """
     games = list(games)
     _check_alike(games)
+    _check_schedule(epochs, batch_size, rate, every)
     data = as_data(train_on).to(games[0].device)
+    _check_share(games[0].clean_share, min(batch_size, len(data)))
     matches, reason = _matches(games, data, stacked)
     if reason:
         sentence = f"the {len(games)} games are played one after another: {reason}"
@@ -218,11 +229,18 @@ class _Match:
     """Games under way: one on its own networks, or several on a stack of theirs."""
 
     def __init__(self, games: Sequence[Game], data: Data, *, stacked: bool) -> None:
-        """The networks, on the data's device and in training mode; raises CannotStack where `stacked` asks for too much."""
+        """The networks, on the data's device and in training mode.
+
+        Raises CannotStack where `stacked` asks for too much, InputError where a network cannot be trained on these data.
+        """
         self.games, self.data, self.stacked = games, data, stacked
         self.threat = ThreatModel(games[0].eps, data.shape)
-        self.adversaries = [game._adversary(data).to(data.images.device).train() for game in games]
-        self.defenders = [game.defender.to(data.images.device).train() for game in games]
+        self.adversaries = [game._adversary(data).to(data.images.device) for game in games]
+        self.defenders = [game.defender.to(data.images.device) for game in games]
+        for defender, adversary in zip(self.defenders, self.adversaries, strict=True):
+            _check_trainable(defender, adversary, data)
+        for network in (*self.adversaries, *self.defenders):
+            network.train()
         self.adversary, self.defender = self.adversaries[0], self.defenders[0]
         if stacked:
             spread = torch.linspace(0, len(data) - 1, min(PROBE, len(data)))  # over all classes, if they are sorted
@@ -242,8 +260,6 @@ class _Match:
         gone: dict[Game, str] = {}
         if every is None:
             every = epochs if rate == "cosine" else 10
-        if every < 1:
-            raise InputError(f"every must be a number of epochs, at least 1; got {every}")
         learning: dict[str, Any] = {"lr": game.lr, "rate": rate, "every": every}
         learning["n_copies"] = len(going) if self.stacked else None
         defender = player("defender", self.defender, maximize=False, **learning)
@@ -342,6 +358,35 @@ def _check_alike(games: Sequence[Game]) -> None:
             for tensor in chain(network.parameters(), network.buffers()):
                 if (owner := owners.setdefault(tensor, number)) != number:
                     raise InputError(f"games {owner} and {number} share a network; make one for each game")
+
+
+def _check_schedule(epochs: int, batch_size: int, rate: Rate, every: int | None) -> None:
+    """Raises InputError for what is no schedule."""
+    for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 2), ("every", every, 1)):
+        if value is None and name == "every":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{name} must be a whole number, at least {least}; got {value!r}")
+    if rate not in get_args(Rate):
+        raise InputError(f"rate must be one of {', '.join(get_args(Rate))}; got {rate!r}")
+
+
+def _check_share(clean_share: float, n: int) -> None:
+    """Raises InputError where no example of a minibatch of n is left to the adversary."""
+    if n > 1 and n_clean(n, clean_share) == n:
+        raise InputError(
+            f"clean_share {clean_share:g} leaves the adversary none of a minibatch's {n} examples; "
+            "lower it, or make minibatches larger"
+        )
+
+
+def _check_trainable(defender: nn.Module, adversary: nn.Module, data: Data) -> None:
+    """Raises InputError where a player has nothing to learn, or the defender does not answer the data with logits."""
+    few = data.floats(torch.arange(min(TRIED, len(data))))
+    tried(defender, few, max(2, int(data.labels.max()) + 1))
+    for name, network in (("defender", defender), ("adversary", adversary)):
+        if not any(parameter.requires_grad for parameter in network.parameters()):
+            raise InputError(f"the {name} has no parameter to train; set requires_grad where it is to learn")
 
 
 def _device_of(model: nn.Module) -> torch.device:

@@ -6,16 +6,18 @@ and, on the training batch as it was met, the accuracies. Clean and perturbed ex
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from sparring import modes
-from sparring.adversaries import Adversary
+from sparring.adversaries import Adversary, RecurrentAdversary
 from sparring.attacks import Attack
 from sparring.attacks.contract import aimed
 from sparring.attacks.learned import Clip, perturb, shown_to
+from sparring.config import n_clean
+from sparring.errors import InputError
 from sparring.game.dynamics import Dynamic, Turn
 from sparring.game.player import Player
 from sparring.game.radii import Radii
@@ -71,11 +73,10 @@ def duel(
     """Both players step (paper, equations 3 to 5): V = E[J(x + eps A(x), y)] on the perturbed share of each batch.
 
     `others` "turns": on one player's turn the other is frozen, in evaluation mode. "training": it is in
-    training mode too (docs/claims.md, ambiguity p). Raises ValueError for an adversary whose optimizer does not maximise.
+    training mode too (docs/claims.md, ambiguity p). Raises ValueError for an adversary whose optimizer does not maximise,
+    InputError for a network that is no Adversary.
     """
-    check_maximizes(adversary)
-    network = adversary.network
-    assert isinstance(network, Adversary)
+    network = network_of(adversary, Adversary, "duel")
     seen: Metrics = {}
 
     def move(x: Tensor, y: Tensor) -> Metrics:
@@ -108,11 +109,9 @@ def best_response(
 ) -> Move:
     """Only the adversary steps, against a frozen model: how a game is initialised, and how exploitability is measured.
 
-    Beside the input it is shown what it sees: the label, the model's gradient.
+    Beside the input it is shown what it sees: the label, the model's gradient. Raises as `duel` does.
     """
-    check_maximizes(adversary)
-    network = adversary.network
-    assert isinstance(network, Adversary)
+    network = network_of(adversary, Adversary, "best_response")
 
     def move(x: Tensor, y: Tensor) -> Metrics:
         with modes.frozen(model), modes.training(network):
@@ -153,7 +152,7 @@ class Batch:
             self.n_clean, self.n_game = n, n
             self.x_clean, self.x_game, self.y_game, self.y = x, x, y, torch.cat((y, y), self.dim)
         else:
-            self.n_clean = round(clean_share * n)
+            self.n_clean = n_clean(n, clean_share)
             self.n_game = n - self.n_clean
             self.x_clean, x_game = x.split((self.n_clean, self.n_game), self.dim)
             self.x_game = x_game.contiguous()  # of a stack: once, instead of in every product
@@ -186,10 +185,25 @@ class Batch:
         return metrics
 
 
-def check_maximizes(adversary: Player) -> None:
-    """Raises ValueError for an adversary that would help the defender."""
+Kind = TypeVar("Kind", Adversary, RecurrentAdversary)
+
+
+def network_of(adversary: Player, kind: type[Kind], move: str) -> Kind:
+    """The adversary's network; raises ValueError for one that would help the defender, InputError for one of another kind."""
     if not adversary.maximizes:
         raise ValueError("the adversary's optimizer must maximise: make its player with maximize=True")
+    network = adversary.network
+    if isinstance(network, kind):
+        return network
+    if isinstance(network, Adversary | RecurrentAdversary):
+        advice = "an Adversary plays duel and best_response, a RecurrentAdversary pursuit and recurrent_response"
+    else:
+        advice = (
+            "wrap it: Adversary(network, shape=...)" if kind is Adversary else "make one: RecurrentAdversary(shape)"
+        )
+    raise InputError(
+        f"{move} needs a network of type {kind.__name__} as adversary; got {type(network).__name__}: {advice}"
+    )
 
 
 def _resting(network: nn.Module, others: Literal["turns", "training"]) -> AbstractContextManager[None]:

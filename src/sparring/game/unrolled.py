@@ -11,7 +11,7 @@ from sparring.adversaries import RecurrentAdversary
 from sparring.attacks import Attack
 from sparring.attacks.learned import end_of, pursue
 from sparring.game.assured import Assurance
-from sparring.game.moves import Batch, Metrics, Move, accuracy, at_the_edge, check_maximizes
+from sparring.game.moves import Batch, Metrics, Move, accuracy, at_the_edge, network_of
 from sparring.game.player import Player
 from sparring.game.radii import Radii
 from sparring.game.warm import WarmStart
@@ -43,11 +43,9 @@ def pursuit(
     (`Radii.first`). On its turn the adversary asks once more, for the loss at the end, and learns through its own queries, not
     through the defender's gradients. The defender then trains on what the adversary found before it learned, and on what interval
     bounds cannot rule out, if it is asked for an `assurance`. Raises ValueError for an adversary whose optimizer does not
-    maximise.
+    maximise, InputError for one that is not recurrent.
     """
-    check_maximizes(adversary)
-    network = adversary.network
-    assert isinstance(network, RecurrentAdversary)
+    network = network_of(adversary, RecurrentAdversary, "pursuit")
 
     def move(x: Tensor, y: Tensor) -> Metrics:
         batch = Batch(x, y, clean_share, mix)
@@ -99,10 +97,9 @@ def recurrent_response(
 
     It starts as it will where it attacks: at its first point, or where an attack ends. `start` makes that attack, for the number
     of the model whose turn it is and the threat at this minibatch's radii. It is shown the gradient of `asks` and raises `loss`.
+    Raises as `pursuit` does.
     """
-    check_maximizes(adversary)
-    network = adversary.network
-    assert isinstance(network, RecurrentAdversary)
+    network = network_of(adversary, RecurrentAdversary, "recurrent_response")
 
     def move(x: Tensor, y: Tensor) -> Metrics:
         turn, aimed = stream.position[-1] % len(models), radii.aim(threat, y)
