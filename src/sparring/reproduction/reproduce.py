@@ -26,9 +26,9 @@ def reproduce(plan: Plan, *, notice: Notice, live: Callable[[Status], None] = la
     Raises Interrupted after Ctrl-C, when every worker has saved its state, and InputError where OUT belongs to another plan.
     """
     started, clock = datetime.now(UTC), time.monotonic()
-    plan = replace(plan, device=str(choose_device(plan.device)))
-    if "vanilla" not in plan.recipes:
-        raise InputError("a reproduction needs the recipe 'vanilla': the others are compared with it")
+    measure_on = None if plan.measure_on is None else str(choose_device(plan.measure_on))
+    plan = replace(plan, device=str(choose_device(plan.device)), measure_on=measure_on)
+    recipes.need_vanilla(plan.recipes)
     train_on, test = load_once(plan.data)
     tasks = plan_tasks(plan)
     notice(
