@@ -193,6 +193,11 @@ def test_help_and_plans_load_nothing_slow(tmp_path: Path) -> None:
         ("train vanilla --config absent.toml", "there is no config file absent.toml"),
         ("report .", "holds no reproduction.json; make one with: sparring reproduce"),
         ("evaluate .", "holds no finished run"),
+        ("evaluate . --pgd-restarts 0", "pgd_restarts must be >= 1; got 0"),
+        ("evaluate . --pgd-steps 0", "pgd_steps must be >= 1; got 0"),
+        ("evaluate . --fresh-epochs 0", "fresh_epochs must be >= 1; got 0"),
+        ("evaluate . --fresh-seeds", "fresh_seeds must be different numbers, at least one; got ()"),
+        ("evaluate . --fresh-seeds 1 1", "fresh_seeds must be different numbers, at least one; got (1, 1)"),
     ],
 )
 def test_wrong_input_is_one_line_that_helps(words: str, expected: str, call: Call) -> None:
