@@ -282,6 +282,19 @@ def test_missing_data_are_explained_in_one_line(call: Call, monkeypatch: pytest.
     assert not list(empty.iterdir()) and not (Path.cwd() / "out" / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "made", "expected"),
+    [
+        ("for_larger_images", "nn.Linear(784, 10)", "the model takes no float32 inputs of shape (2, 1, 8, 8)"),
+        ("in_float64", "nn.Linear(64, 10).double()", "its weights are float64, so give it as .float()"),
+        ("for_fewer_classes", "nn.Linear(64, 9)", "the model returned (2, 9)"),
+    ],
+)
+def test_a_model_that_cannot_be_audited_is_one_line(name: str, made: str, expected: str, call: Call) -> None:
+    Path(f"{name}.py").write_text(f"from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), {made})\n")
+    assert expected in refused(call("audit", f"{name}:net", "--data", "digits", "--eps", "0.1"))
+
+
 @pytest.mark.parametrize("package", ["altair", "vl_convert", "jinja2"])
 def test_a_missing_package_is_named_with_its_command(
     package: str, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

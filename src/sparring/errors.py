@@ -58,6 +58,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"{suggestion} known: {', '.join(names)}"
 
 
+def line_of(error: Exception) -> str:
+    """What an error of somebody else's code says, in one line that is not too long."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return "; ".join(lines[:2])[:200] or type(error).__name__
+
+
 def need(package: str, extra: str | None = None) -> MissingExtra:
     """The error for an absent optional package, with the command that installs it."""
     wanted = f'"sparring[{extra}]"' if extra else package
