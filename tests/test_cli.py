@@ -148,6 +148,8 @@ def test_help_and_plans_load_nothing_slow(tmp_path: Path) -> None:
         ("reproduce --dat mnist", "Unrecognized options: --dat, mnist; did you mean '--data'?"),
         ("train gan_tanh --trainin.max-epochs 3", "did you mean '--training.max-epochs'?"),
         ("train gan_tanh --adversary.optimiser.lr 3", "did you mean '--adversary.optimizer.lr'?"),
+        ("train vanilla --data digits", "Unrecognized options: --data, digits; did you mean '--data.name'?"),
+        ("train gan_tanh --opponent=fgsm", "Unrecognized options: --opponent=fgsm; did you mean '--opponent.kind'?"),
         ("train vanilla --adversary.bound tanh", "Unrecognized options: --adversary.bound"),
         ("evaluate OUT --pgd-step 3", "did you mean '--pgd-steps'?"),
         ("evaluate", "the following arguments are required: FOLDER (sparring evaluate --help lists all)"),
@@ -360,6 +362,15 @@ def test_ctrl_c_ends_reading_commands_with_one_line(command: str, call: Call, mo
     refused(call(command, "out"), 130)
 
 
+def test_ctrl_c_ends_the_audit_of_a_model_of_which_nothing_is_kept(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sparring.targets.run_audit", interrupted)
+    line = refused(call("audit", "theirs:net", "--data", "digits", "--eps", "0.1"), 130)
+    assert "the same command begins it again" in line and "goes on" not in line
+
+
 def test_a_file_in_place_of_the_folder(call: Call) -> None:
     Path("out").write_text("something else")
     line = refused(call("train", "vanilla", *TINY), 74)
@@ -376,8 +387,18 @@ def test_a_run_that_diverges_ends_with_3(call: Call) -> None:
 def test_another_config_is_refused(call: Call) -> None:
     assert call("train", "vanilla", *TINY)[0] == 0
     line = refused(call("train", "vanilla", *TINY, "--eps", "0.2"))
-    assert "(eps: 0.1 -> 0.2)" in line and "--restart" in line
+    assert "(eps: 0.1 -> 0.2)" in line and line.endswith("; choose another --out, or --restart\n")
     assert call("train", "vanilla", *TINY, "--eps", "0.2", "--restart")[0] == 0
+
+
+def test_commands_without_restart_do_not_advise_it(call: Call) -> None:
+    assert call("train", "vanilla", *TINY)[0] == 0
+    for words in (["reproduce", "--data", "digits"], ["demo"], ["train", "gan_tanh_init", *GAME, "--data.limit", 500]):
+        (Path("out/runs/vanilla/seed0") / "run.json").unlink(missing_ok=True)  # else the game takes what is there
+        code, _, err = call(*words, "--out", "out", "--seeds", 1, "--workers", 1)
+        line = err.splitlines()[-1]
+        assert code == 2 and line.startswith("sparring: out/runs/vanilla/seed0 was made by another config"), err
+        assert line.endswith("; choose another --out, or delete that folder")
 
 
 # Output

@@ -56,6 +56,7 @@ class Task:
     cost: float  # expected seconds on one core, for the order and the ETA
     needs: tuple[str, ...] = ()
     restart: bool = False
+    anew: str = "delete that folder"  # how its command is told to train again; `train` has an option
 
     @property
     def key(self) -> str:

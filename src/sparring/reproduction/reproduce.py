@@ -86,7 +86,7 @@ def train_seeds(
             vanilla = replace(recipes.vanilla(), data=run.data, precision=run.precision)
             tasks.append(Task("train", "vanilla", missing, vanilla, 60.0 * len(missing)))
         needs = (key_of("vanilla", missing),) if missing else ()
-        tasks.append(Task("train", run.recipe, part, run, 300.0 * len(part), needs, restart))
+        tasks.append(Task("train", run.recipe, part, run, 300.0 * len(part), needs, restart, "--restart"))
     play(plan, tasks, Status(tasks), notice, live)
     return [restore(RunRecord, read_json(OutPaths(out).run(run.recipe, seed).done)) for seed in seeds]
 
