@@ -148,6 +148,8 @@ def test_help_and_plans_load_nothing_slow(tmp_path: Path) -> None:
         ("reproduce --dat mnist", "Unrecognized options: --dat, mnist; did you mean '--data'?"),
         ("train gan_tanh --trainin.max-epochs 3", "did you mean '--training.max-epochs'?"),
         ("train gan_tanh --adversary.optimiser.lr 3", "did you mean '--adversary.optimizer.lr'?"),
+        ("train vanilla --data digits", "Unrecognized options: --data, digits; did you mean '--data.name'?"),
+        ("train gan_tanh --opponent=fgsm", "Unrecognized options: --opponent=fgsm; did you mean '--opponent.kind'?"),
         ("train vanilla --adversary.bound tanh", "Unrecognized options: --adversary.bound"),
         ("evaluate OUT --pgd-step 3", "did you mean '--pgd-steps'?"),
         ("evaluate", "the following arguments are required: FOLDER (sparring evaluate --help lists all)"),
@@ -176,6 +178,15 @@ def test_help_and_plans_load_nothing_slow(tmp_path: Path) -> None:
         ("train vanilla --workers -1", "workers must be >= 0; got -1"),
         ("train vanilla --device gpu", "unknown device 'gpu'; use auto, cpu, cuda or mps"),
         ("reproduce --data digits --device gpu", "unknown device 'gpu'"),
+        ("train vanilla --device gpu --dry-run", "unknown device 'gpu'; use auto, cpu, cuda or mps"),
+        ("reproduce --data digits --measure-on gpu", "unknown device 'gpu'; use auto, cpu, cuda or mps"),
+        ("reproduce --data digits --device gpu --dry-run", "unknown device 'gpu'"),
+        ("reproduce --data digits --measure-on gpu --dry-run", "unknown device 'gpu'"),
+        ("reproduce --precision fp16 --dry-run", "precision cannot be 'fp16'; did you mean 'bf16'?"),
+        ("reproduce --batch-size 1 --dry-run", "training.batch_size must be >= 2; got 1"),
+        ("reproduce --max-epochs 0 --dry-run", "training.max_epochs must be >= 1; got 0"),
+        ("reproduce --recipes fgsm --dry-run", "a reproduction needs the recipe 'vanilla'"),
+        ("demo --workers -1 --dry-run", "workers must be >= 0; got -1"),
         ("reproduce --data digits --recipes fgsm", "a reproduction needs the recipe 'vanilla'"),
         ("reproduce --data digits --seeds 0", "seeds must be different numbers, at least one; got --seeds 0"),
         ("train vanilla --seeds 0", "seeds must be different numbers, at least one; got --seeds 0"),
@@ -188,6 +199,11 @@ def test_help_and_plans_load_nothing_slow(tmp_path: Path) -> None:
         ("train vanilla --config absent.toml", "there is no config file absent.toml"),
         ("report .", "holds no reproduction.json; make one with: sparring reproduce"),
         ("evaluate .", "holds no finished run"),
+        ("evaluate . --pgd-restarts 0", "pgd_restarts must be >= 1; got 0"),
+        ("evaluate . --pgd-steps 0", "pgd_steps must be >= 1; got 0"),
+        ("evaluate . --fresh-epochs 0", "fresh_epochs must be >= 1; got 0"),
+        ("evaluate . --fresh-seeds", "fresh_seeds must be different numbers, at least one; got ()"),
+        ("evaluate . --fresh-seeds 1 1", "fresh_seeds must be different numbers, at least one; got (1, 1)"),
     ],
 )
 def test_wrong_input_is_one_line_that_helps(words: str, expected: str, call: Call) -> None:
@@ -272,6 +288,19 @@ def test_missing_data_are_explained_in_one_line(call: Call, monkeypatch: pytest.
     assert not list(empty.iterdir()) and not (Path.cwd() / "out" / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "made", "expected"),
+    [
+        ("for_larger_images", "nn.Linear(784, 10)", "the model fails on inputs (8, 1, 8, 8)"),
+        ("in_float64", "nn.Linear(64, 10).double()", "its weights are float64, so give it as .float()"),
+        ("for_fewer_classes", "nn.Linear(64, 9)", "the model returned (8, 9)"),
+    ],
+)
+def test_a_model_that_cannot_be_audited_is_one_line(name: str, made: str, expected: str, call: Call) -> None:
+    Path(f"{name}.py").write_text(f"from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), {made})\n")
+    assert expected in refused(call("audit", f"{name}:net", "--data", "digits", "--eps", "0.1"))
+
+
 @pytest.mark.parametrize("package", ["altair", "vl_convert", "jinja2"])
 def test_a_missing_package_is_named_with_its_command(
     package: str, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -337,6 +366,15 @@ def test_ctrl_c_ends_reading_commands_with_one_line(command: str, call: Call, mo
     refused(call(command, "out"), 130)
 
 
+def test_ctrl_c_ends_the_audit_of_a_model_of_which_nothing_is_kept(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sparring.targets.run_audit", interrupted)
+    line = refused(call("audit", "theirs:net", "--data", "digits", "--eps", "0.1"), 130)
+    assert "the same command begins it again" in line and "goes on" not in line
+
+
 def test_a_file_in_place_of_the_folder(call: Call) -> None:
     Path("out").write_text("something else")
     line = refused(call("train", "vanilla", *TINY), 74)
@@ -353,8 +391,18 @@ def test_a_run_that_diverges_ends_with_3(call: Call) -> None:
 def test_another_config_is_refused(call: Call) -> None:
     assert call("train", "vanilla", *TINY)[0] == 0
     line = refused(call("train", "vanilla", *TINY, "--eps", "0.2"))
-    assert "(eps: 0.1 -> 0.2)" in line and "--restart" in line
+    assert "(eps: 0.1 -> 0.2)" in line and line.endswith("; choose another --out, or --restart\n")
     assert call("train", "vanilla", *TINY, "--eps", "0.2", "--restart")[0] == 0
+
+
+def test_commands_without_restart_do_not_advise_it(call: Call) -> None:
+    assert call("train", "vanilla", *TINY)[0] == 0
+    for words in (["reproduce", "--data", "digits"], ["demo"], ["train", "gan_tanh_init", *GAME, "--data.limit", 500]):
+        (Path("out/runs/vanilla/seed0") / "run.json").unlink(missing_ok=True)  # else the game takes what is there
+        code, _, err = call(*words, "--out", "out", "--seeds", 1, "--workers", 1)
+        line = err.splitlines()[-1]
+        assert code == 2 and line.startswith("sparring: out/runs/vanilla/seed0 was made by another config"), err
+        assert line.endswith("; choose another --out, or delete that folder")
 
 
 # Output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
+
+from sparring import adversaries, attacks, evaluation
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -66,6 +69,19 @@ def test_every_relative_link_leads_somewhere(document: Path) -> None:
         if not found or (anchor and target.suffix == ".md" and anchor not in headings(target)):
             dead.append(link)
     assert not dead
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_python_blocks_import_the_attacks_adversaries_and_evaluations_that_they_use(document: Path) -> None:
+    public = {*adversaries.__all__, *attacks.__all__, *evaluation.__all__}
+    known: set[str] = set()  # imported, assigned or defined, in the order of the page
+    for block in re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL):
+        nodes = list(ast.walk(ast.parse(block)))
+        known |= {name.asname or name.name for node in nodes if isinstance(node, ast.ImportFrom) for name in node.names}
+        known |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        known |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        used = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+        assert not used & public - known, block
 
 
 def tree() -> set[str]:

@@ -40,6 +40,7 @@ class Copy:
     paths: RunPaths
     number: int
     data: data.Data
+    anew: str = "--restart"  # what errors advise for a training from the beginning
     seconds: float = 0.0
     epochs: int = 0
     offset: int = 0  # steps of finished phases, so that checkpoints of later phases sort last
@@ -74,7 +75,7 @@ class Copy:
     def cut_log(self, n_bytes: int, saved: str) -> None:
         """Make the log as long as it was when `saved` was written, so that a resumed log equals an uninterrupted one."""
         if self.log_length() < n_bytes:
-            raise CorruptCheckpoint(f"{self.paths.epochs} is shorter than {saved} says; --restart trains again")
+            raise CorruptCheckpoint(f"{self.paths.epochs} is shorter than {saved} says; {self.anew} to train again")
         if self.paths.epochs.exists():
             with self.paths.epochs.open("r+b") as file:
                 file.truncate(n_bytes)
@@ -107,7 +108,7 @@ def standing_together(copies: list[Copy], notice: Notice) -> list[list[Copy]]:
         return [copies]
     groups: dict[tuple[Any, ...], list[Copy]] = {}
     for copy in copies:
-        copy.saved = latest(copy.paths.folder, notice)
+        copy.saved = latest(copy.paths.folder, notice, copy.anew)
         if copy.saved is not None and not newest_first(copy.paths.folder, beyond=copy.offset):
             copy.saved = None  # of the adversary alone, which is done
         place = place_of(copy.saved[2]) if copy.saved else None
@@ -157,7 +158,9 @@ def make_folder(folder: Path) -> None:
         raise OSError(error.errno, f"cannot write to {folder} ({error.strerror}); choose another --out") from None
 
 
-def claim(run: Run, paths: RunPaths, train_on: data.Data, device: torch.device, n_copies: int, notice: Notice) -> None:
+def claim(
+    run: Run, paths: RunPaths, train_on: data.Data, device: torch.device, n_copies: int, notice: Notice, anew: str
+) -> None:
     """Write down what the folder is for; raises InputError where it is for something else."""
     here = environment(device) | {"copies": n_copies, "data": train_on.fingerprint, "commit": commit()}
     if not paths.config.is_file():
@@ -167,7 +170,7 @@ def claim(run: Run, paths: RunPaths, train_on: data.Data, device: torch.device, 
     before = from_dict(Run, read_json(paths.config))
     if different := differences(decisive(before), decisive(run)):
         raise InputError(
-            f"{paths.folder} was made by another config ({'; '.join(different)}); choose another --out, or --restart"
+            f"{paths.folder} was made by another config ({'; '.join(different)}); choose another --out, or {anew}"
         )
     recorded = read_json(paths.environment)
     if recorded.get("data") != here["data"]:

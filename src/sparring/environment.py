@@ -106,9 +106,9 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError:
         raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda or mps") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device 'cuda' was asked for, but this machine or this torch has none; use --device cpu")
+        raise ValueError("device 'cuda' was asked for, but this machine or this torch has none; use cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("device 'mps' was asked for, but this machine has none; use --device cpu")
+        raise ValueError("device 'mps' was asked for, but this machine has none; use cpu")
     return device
 
 

@@ -66,6 +66,12 @@ def one_of(name: str, value: Any, known: Sequence[Any]) -> Any:
     return value
 
 
+def line_of(error: Exception) -> str:
+    """What an error of somebody else's code says, in one line that is not too long."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return "; ".join(lines[:2])[:200] or type(error).__name__
+
+
 def need(package: str, extra: str | None = None) -> MissingExtra:
     """The error for an absent optional package, with the command that installs it."""
     wanted = f'"sparring[{extra}]"' if extra else package

@@ -13,7 +13,7 @@ from sparring.attacks import LearnedAttack, Noise, fgsm, identity
 from sparring.config import GRID, Run
 from sparring.data import Data
 from sparring.environment import commit
-from sparring.errors import Interrupted, NotFinite
+from sparring.errors import InputError, Interrupted, NotFinite
 from sparring.evaluation.accuracy import Outcome, attacked, averaged_over_passes, curve, inside, pgd_curve
 from sparring.evaluation.calibration import calibrate
 from sparring.evaluation.exploitability import FRESH, exploitability
@@ -40,7 +40,7 @@ from sparring.threat import ThreatModel
 
 @dataclass(frozen=True)
 class Measurement:
-    """How hard to measure. The defaults are the full protocol; `quick` is for trials and the demo."""
+    """How hard to measure. The defaults are the full protocol. Raises InputError for numbers that measure nothing."""
 
     grid: tuple[float, ...] = GRID
     pgd_steps: int = 40
@@ -49,6 +49,13 @@ class Measurement:
     fresh_seeds: tuple[int, ...] = (0, 1, 2)
     fresh_epochs: int = 1
     n_resamples: int = 200
+
+    def __post_init__(self) -> None:
+        for name in ("pgd_steps", "pgd_restarts", "passes", "fresh_epochs", "n_resamples"):
+            if (value := getattr(self, name)) < 1:
+                raise InputError(f"{name} must be >= 1; got {value}")
+        if not self.fresh_seeds or len(set(self.fresh_seeds)) < len(self.fresh_seeds):
+            raise InputError(f"fresh_seeds must be different numbers, at least one; got {tuple(self.fresh_seeds)}")
 
 
 def measure_run(

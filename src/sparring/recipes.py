@@ -5,8 +5,9 @@ A variant is `replace(gan_tanh(), eps=0.3)`; a new regime is a function here, wi
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Literal
 
-from sparring.config import Adversary, Network, Opponent, Optimizer, Recurrent, Run, Training
+from sparring.config import Adversary, Data, Network, Opponent, Optimizer, Recurrent, Run, Training
 from sparring.errors import InputError, nearest
 
 EVERY_TEN = Optimizer(rate="every", every=10)  # section 4.4: "by half every 10 epochs"
@@ -220,3 +221,32 @@ def recipe(name: str) -> Run:
 def describe(name: str) -> str:
     """A recipe in one sentence."""
     return (RECIPES[name].__doc__ or "").strip()
+
+
+def configured(
+    run: Run,
+    data: Data,
+    *,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    max_epochs: int | None = None,
+    batch_size: int | None = None,
+) -> Run:
+    """A recipe with a reproduction's data, precision, cap on epochs and batch size; None leaves the recipe's own.
+
+    Raises InputError for values that no training can have.
+    """
+
+    def changed(training: Training) -> Training:
+        epochs = training.max_epochs if max_epochs is None else min(max_epochs, training.max_epochs)
+        size = training.batch_size if batch_size is None else batch_size
+        return replace(training, max_epochs=epochs, batch_size=size)
+
+    return replace(
+        run, data=data, precision=precision, training=changed(run.training), alone=run.alone and changed(run.alone)
+    )
+
+
+def need_vanilla(names: Sequence[str]) -> None:
+    """Raises InputError where a reproduction of these recipes lacks the one that the others are compared with."""
+    if "vanilla" not in names:
+        raise InputError("a reproduction needs the recipe 'vanilla': the others are compared with it")

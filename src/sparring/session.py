@@ -62,14 +62,15 @@ def train_runs(
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
     interrupted: Callable[[], int] = lambda: 0,
     restart: bool = False,
+    anew: str = "--restart",
 ) -> list[RunRecord]:
     """Train seeds of one regime to their ends, as one stack or a few, or go on where an earlier call stopped.
 
     The runs differ in their seeds only. A finished one is only read; one that diverges is recorded as such, and the others
     go on. `vanilla` gives each seed's trained vanilla model, which an initialised game's adversary first trains against.
     `interrupted` is asked after every step for the number of a signal that has come; the state is then saved and Interrupted
-    raised. Raises InputError for a folder made by another config or data, CorruptCheckpoint where no checkpoint is sound,
-    Busy where another process holds a folder.
+    raised. `anew` is what errors advise for a training from the beginning. Raises InputError for a folder made by another
+    config or data, CorruptCheckpoint where no checkpoint is sound, Busy where another process holds a folder.
     """
     device = torch.device(device)
     for one in paths:
@@ -82,8 +83,10 @@ def train_runs(
             for number in part:
                 if restart:
                     clear(paths[number])
-                claim(runs[number], paths[number], train_on, device, len(part), notice)
-        left = [[Copy(runs[i], paths[i], i, train_on) for i in part if not paths[i].done.is_file()] for part in parts]
+                claim(runs[number], paths[number], train_on, device, len(part), notice, anew)
+        left = [
+            [Copy(runs[i], paths[i], i, train_on, anew) for i in part if not paths[i].done.is_file()] for part in parts
+        ]
         if any(left) and runs[0].alone is not None and vanilla is None:
             raise InputError(
                 f"{runs[0].recipe} needs the trained vanilla model of the same seed: train `vanilla` first"

@@ -12,7 +12,6 @@ from torch import nn
 from sparring import data
 from sparring.attacks import LearnedAttack
 from sparring.auditing import Audit, Drop, Fresh, Level, Provenance, Subject, audit_subject
-from sparring.auditing.audit import classes_of
 from sparring.auditing.ground import chosen
 from sparring.auditing.levels import level_of
 from sparring.auditing.loading import load_model
@@ -60,10 +59,10 @@ def run_audit(
         if data is None or eps is None:
             raise InputError("name the data and the eps: only a run of sparring knows its own")
         model, (train_on, test) = load_model(target, factory), _pair(data, root)
-        subject = Subject(model=model, data=classes_of(test, model), eps=(), name=target, train=train_on)
+        subject = Subject(model=model, data=test, eps=(), name=target, train=train_on)
     if data is not None:
         train_on, test = _pair(data, root)
-        subject = replace(subject, data=classes_of(test, subject.model), train=train_on, fresh=())
+        subject = replace(subject, data=test, train=train_on, fresh=())
     if eps is not None:
         subject = replace(subject, eps=(eps,) if isinstance(eps, int | float) else tuple(eps))
     if not train:

@@ -71,7 +71,7 @@ def test_a_log_shorter_than_its_checkpoint_is_damage(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         play(small("gan_tanh"), tmp_path, interrupted=after(6))
     (tmp_path / "epochs.jsonl").unlink()
-    with pytest.raises(CorruptCheckpoint, match="--restart"):
+    with pytest.raises(CorruptCheckpoint, match="; --restart to train again"):
         play(small("gan_tanh"), tmp_path)
 
 
@@ -145,8 +145,10 @@ def test_without_a_sound_checkpoint_only_a_restart_helps(stopped: Path, whole: C
     for path in stopped.glob("checkpoint-*"):
         damage(path)
     before = {path.name: path.read_bytes() for path in stopped.glob("*.*") if path.name != "run.lock"}
-    with pytest.raises(CorruptCheckpoint, match=r"all 3 checkpoints in .* are damaged; --restart"):
+    with pytest.raises(CorruptCheckpoint, match=r"all 3 checkpoints in .* are damaged; --restart to train"):
         play(small("gan_tanh"), stopped)
+    with pytest.raises(CorruptCheckpoint, match="are damaged; delete that folder to train from the beginning"):
+        play(small("gan_tanh"), stopped, anew="delete that folder")
     assert before == {path.name: path.read_bytes() for path in stopped.glob("*.*") if path.name != "run.lock"}
     (stopped / "results.jsonl").write_text("{}\n")  # of an earlier measurement
     assert play(small("gan_tanh"), stopped, restart=True).status == "done"

@@ -296,7 +296,7 @@ def test_another_measurement_is_made_and_gathered(whole: OutPaths, copy: OutPath
 
 
 def test_another_plan_for_the_same_folder_is_refused(copy: OutPaths) -> None:
-    with pytest.raises(InputError, match=r"training.max_epochs: 2 -> 1.*choose another --out"):
+    with pytest.raises(InputError, match=r"training.max_epochs: 2 -> 1.*choose another --out, or delete that folder"):
         run(plan(copy.folder, max_epochs=1))
 
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from sparring import modes
@@ -21,12 +20,13 @@ from sparring.auditing import checks_strength as strength
 from sparring.auditing.check import TITLES, Check, skip
 from sparring.auditing.everything import over_all
 from sparring.auditing.evidence import Evidence
+from sparring.auditing.given import checked
 from sparring.auditing.levels import Level, level_of
 from sparring.auditing.subject import Subject
 from sparring.auditing.suite import distinct
 from sparring.auditing.thresholds import Thresholds, shipped
 from sparring.auditing.verdict import AttackRow, Audit, Headline, SelfTest
-from sparring.data import Data, as_data
+from sparring.data import as_data
 from sparring.environment import commit
 from sparring.errors import InputError
 from sparring.models import check_single
@@ -66,14 +66,15 @@ def audit(
 
     `data` are test data in whatever form `sparring.evaluate` takes, `eps` the radius that is claimed, or several, the claimed
     one first. `train`, `adversary` (the co-trained one) and `twin` (the same architecture, trained on clean data) each allow
-    more checks; what is missing is listed as skipped. `more` are other fields of `Subject`. `strict` counts what warned or was
-    skipped as failed. `store` keeps finished pieces of the worst case. The model is left as it was.
+    more checks; what is missing is listed as skipped. `more` are other fields of `Subject`, among them `attack`, your own white
+    box. `strict` counts what warned or was skipped as failed. `store` keeps finished pieces of the worst case. The model is left
+    as it was. Raises InputError before the first attack where the model or what was given beside it does not fit the data.
     """
     check_single(model, "audit")
     grid = [eps.eps] if isinstance(eps, ThreatModel) else [eps] if isinstance(eps, int | float) else list(eps)
     subject = Subject(
         model=model,
-        data=classes_of(as_data(data), model),
+        data=as_data(data),
         eps=tuple(grid),  # type: ignore[arg-type]
         name=name,
         train=None if train is None else as_data(train),
@@ -102,10 +103,10 @@ def audit_subject(
     """Audit a subject. `keep_going` makes the attacks although group I failed; `checks` stands in for `CHECKS`.
 
     `full` takes the headline at the claimed eps over all test examples, unless it is withheld. A `self_test` that does not pass
-    withholds it.
+    withholds it. Raises InputError as `audit` does.
     """
     started = time.perf_counter()
-    subject = replace(subject, eps=_grid(subject.eps))
+    subject = checked(replace(subject, eps=_grid(subject.eps)))
     chosen, known = level_of(level), dict(CHECKS if checks is None else checks)
     evidence = Evidence(
         subject,
@@ -145,18 +146,6 @@ def audit_subject(
     return replace(
         result, checks=tuple(found[id] for id in TITLES if id in found), seconds=time.perf_counter() - started
     )
-
-
-def classes_of(data: Data, model: nn.Module) -> Data:
-    """Arrays know only the classes that occur in them; the model may know more. Raises InputError for other outputs."""
-    device = next((p.device for p in model.parameters()), data.images.device)
-    x = data.floats(torch.arange(min(2, len(data)))).to(device)
-    with torch.no_grad(), modes.evaluation(model):
-        out = model(x)
-    if not isinstance(out, torch.Tensor) or out.ndim != 2 or len(out) != len(x) or out.shape[1] < data.n_classes:
-        got = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
-        raise InputError(f"the model returned {got} for inputs {tuple(x.shape)}; expected logits (N, {data.n_classes})")
-    return replace(data, n_classes=out.shape[1]) if out.shape[1] > data.n_classes else data
 
 
 def _checked(

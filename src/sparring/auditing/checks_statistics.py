@@ -73,8 +73,6 @@ def t6(e: Evidence) -> Check:
     known = e.subject.provenance.commit or commit()
     evidence = f"N {e.n}, eps {e.eps:g}, seed {e.seed}, commit {known or 'unknown'}"
     value = (
-        f"one decimal, interval {width:.1f} points wide"
-        if width >= 0.1
-        else "one decimal, the interval is narrower"
+        f"one decimal, interval {width:.1f} points wide" if width >= 0.1 else "one decimal, the interval is narrower"
     )
     return Check("T6", "FAIL" if missing else "PASS", value, "every attack named", evidence)

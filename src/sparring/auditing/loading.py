@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sparring.errors import InputError
+from sparring.errors import InputError, line_of
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
@@ -57,7 +57,7 @@ def with_weights(model: nn.Module, path: Path) -> nn.Module:
     try:
         state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path} cannot be read as weights: {_line(error)}") from None
+        raise InputError(f"{path} cannot be read as weights: {line_of(error)}") from None
     except Exception as error:  # the unpickler's own error has no public name in older versions
         if "Unpickling" not in type(error).__name__:
             raise
@@ -69,7 +69,7 @@ def with_weights(model: nn.Module, path: Path) -> nn.Module:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(f"the weights in {path} do not fit the network: {_line(error)}") from None
+        raise InputError(f"the weights in {path} do not fit the network: {line_of(error)}") from None
     return model.eval()
 
 
@@ -100,7 +100,7 @@ def exported(path: Path) -> nn.Module:
         program = torch.export.load(path)
         module = program.module()
     except Exception as error:  # its reader raises whatever its parts raise
-        raise InputError(f"{path} cannot be read as an exported program: {_line(error)}") from None
+        raise InputError(f"{path} cannot be read as an exported program: {line_of(error)}") from None
     names = set(program.graph_signature.user_inputs)
     values = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
     size = values[0].shape[0] if len(values) == 1 and isinstance(values[0], Tensor) else None
@@ -115,7 +115,7 @@ def _imported(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise InputError(f"cannot import {name!r}: {_line(error)}") from None
+        raise InputError(f"cannot import {name!r}: {line_of(error)}") from None
     finally:
         if added:
             sys.path.remove(here)
@@ -127,9 +127,4 @@ def _called(function: Callable[[], Any], path: str) -> Any:
     try:
         return function()
     except TypeError as error:
-        raise InputError(f"{path} cannot be called without arguments: {_line(error)}") from None
-
-
-def _line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "; ".join(lines[:2])[:200] or type(error).__name__
+        raise InputError(f"{path} cannot be called without arguments: {line_of(error)}") from None

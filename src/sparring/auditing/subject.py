@@ -62,7 +62,9 @@ class Subject:
     """Everything an audit may use; only `model`, `data` and `eps` are needed. Checks that lack something are skipped, by name.
 
     The first eps is the claimed one, at which the checks are made; the headline is given at each. `attack` and `fgsm` are
-    the attacks whose numbers are claimed, as functions of the threat model; None means this library's own.
+    the attacks whose numbers are claimed, as functions of the threat model; None means this library's own. An audit also takes
+    an attack with a `threat`, such as `PGD(threat)`, which it aims, and a function (model, x, y) -> x_adv, which keeps its own
+    radius and is projected. What does not fit the data or is none of these it refuses, by InputError, before it attacks.
     """
 
     model: nn.Module

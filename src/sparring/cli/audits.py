@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparring.cli import flags, terminal
-from sparring.errors import InputError
+from sparring.errors import InputError, Interrupted
 
 
 @dataclass(frozen=True)
@@ -79,20 +79,23 @@ def _model(options: Audit) -> int:
     from sparring.targets import run_audit
 
     use_faster_products()
-    with terminal.progress() as (notice, _):
-        found = run_audit(
-            options.target,
-            data=options.data,
-            root=options.data_root,
-            eps=options.eps or None,
-            level=options.level,
-            factory=options.factory,
-            full=options.full,
-            strict=options.strict,
-            declared_random=options.declared_random,
-            seed=options.seed,
-            notice=notice,
-        )
+    try:
+        with terminal.progress() as (notice, _):
+            found = run_audit(
+                options.target,
+                data=options.data,
+                root=options.data_root,
+                eps=options.eps or None,
+                level=options.level,
+                factory=options.factory,
+                full=options.full,
+                strict=options.strict,
+                declared_random=options.declared_random,
+                seed=options.seed,
+                notice=notice,
+            )
+    except KeyboardInterrupt:
+        raise Interrupted(2, "stopped; of a model's audit nothing is kept, the same command begins it again") from None
     if options.out is not None:
         write_json(options.out, found.to_json())
     if options.json:

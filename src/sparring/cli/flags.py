@@ -48,7 +48,9 @@ def read(
     parser.usage = f"%(prog)s{positional} [options]"
     given, unknown = parser.parse_known_args([_spelled(word) for word in words])
     if unknown:
-        close = difflib.get_close_matches(unknown[0].partition("=")[0], [option.flag for option in options], n=1)
+        name, known = unknown[0].partition("=")[0], [option.flag for option in options]
+        within = [flag for flag in known if flag.startswith(f"{name}.")]  # the first of a group says what it is
+        close = within or difflib.get_close_matches(name, known, n=1)
         meant = f"; did you mean {close[0]!r}?" if close else ""
         parser.error(f"Unrecognized options: {', '.join(unknown)}{meant}")
     return [_filled(one, vars(given)) for one in settings]

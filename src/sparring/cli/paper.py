@@ -88,8 +88,12 @@ def _whole(
     report: bool = True,
 ) -> int:
     for name in names:
-        recipes.recipe(name)
+        run = recipes.recipe(name)
+        recipes.configured(run, data, precision=precision, max_epochs=max_epochs, batch_size=batch_size)
+    recipes.need_vanilla(names)
+    workers = terminal.n_workers(options.workers)
     if options.dry_run:
+        terminal.check_devices(options.device, measure_on)
         on = f"{data.name} with seeds {terminal.spaced(options.seeds)}"
         return terminal.would(f"train and measure {', '.join(names)} on {on}, into {options.out}", options.json)
     from sparring.measure import Measurement
@@ -105,7 +109,7 @@ def _whole(
         measurement=Measurement(fresh_epochs=5, fresh_seeds=(0, 1), n_resamples=50) if small else Measurement(),
         sweeps=sweeps,
         sweep_epochs=40 if small else 4,
-        workers=terminal.n_workers(options.workers),
+        workers=workers,
         device=options.device,
         command=command,
         max_epochs=max_epochs,

@@ -43,6 +43,15 @@ def would(text: str, as_json: bool) -> int:
     return 0
 
 
+def check_devices(*names: str | None) -> None:
+    """For a dry run: refuse the devices that the run itself would refuse. The processor needs no look, and no torch."""
+    if asked := [name for name in names if name not in (None, "cpu")]:
+        from sparring.environment import choose_device
+
+        for name in asked:
+            choose_device(str(name))
+
+
 def say(text: str) -> None:
     """A line of progress."""
     print(text, file=sys.stderr, flush=True)

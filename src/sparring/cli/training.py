@@ -35,7 +35,9 @@ def train(words: list[str]) -> int:
     run = config.updated(run, values)
     about = f"{recipes.describe(name)} `--config FILE` takes settings from a TOML file; the flags below go over it."
     options, run = flags.read(rest, f"train {name}", about, usual, run, without=("recipe", "seed"))
+    workers = terminal.n_workers(options.workers)
     if options.dry_run:
+        terminal.check_devices(options.device)
         text = f"train {name} with seeds {terminal.spaced(options.seeds)} into {options.out}; the resolved config:\n"
         return terminal.would(text + json.dumps(config.to_dict(run), indent=1), options.json)
     from sparring.reproduction import train_seeds
@@ -45,7 +47,7 @@ def train(words: list[str]) -> int:
             run,
             options.seeds,
             options.out,
-            workers=terminal.n_workers(options.workers),
+            workers=workers,
             device=options.device,
             restart=options.restart,
             notice=notice,

@@ -241,6 +241,9 @@ class _Projected:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return self.threat.project(self.attack(model, x.clone(), y), x)
 
+    def __repr__(self) -> str:
+        return f"{described(self.attack)}, projected into {self.threat}"
+
 
 def in_mode(model: nn.Module, mode: Literal["evaluation", "training"]) -> Any:
     """The block in which a model gives its verdict; batch norm's statistics stay as they are."""

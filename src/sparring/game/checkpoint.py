@@ -133,7 +133,7 @@ def read_verified(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 Saved = tuple[Path, dict[str, Tensor], dict[str, Any]]
 
 
-def latest(folder: Path, notice: Callable[[str], None]) -> Saved | None:
+def latest(folder: Path, notice: Callable[[str], None], anew: str = "--restart") -> Saved | None:
     """The newest checkpoint of a folder that verifies, None where there is none at all.
 
     Damaged ones are named and passed over; raises CorruptCheckpoint where there are only such.
@@ -148,7 +148,7 @@ def latest(folder: Path, notice: Callable[[str], None]) -> Saved | None:
         return path, tensors, header
     if paths:
         raise CorruptCheckpoint(
-            f"all {len(paths)} checkpoints in {folder} are damaged; --restart trains from the beginning"
+            f"all {len(paths)} checkpoints in {folder} are damaged; {anew} to train from the beginning"
         )
     return None
 

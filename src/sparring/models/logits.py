@@ -9,38 +9,40 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sparring import modes
-from sparring.errors import InputError
+from sparring.errors import InputError, line_of
 
 TRIED = 8  # examples are enough to see what a model gives
 
 
-def checked_logits(out: Any, x: Tensor, n_classes: int, n_own_axes: int) -> Tensor:
+def checked_logits(out: Any, x: Tensor, n_classes: int, n_own_axes: int, name: str = "the model") -> Tensor:
     """A model's output where it can be logits (..., C); raises InputError, naming the likely mistake, where it cannot."""
     if not isinstance(out, Tensor):
-        raise InputError(f"the model returned a {type(out).__name__}; return logits (N, classes)")
+        raise InputError(f"{name} returned a {type(out).__name__}; return logits (N, classes)")
     leading = x.shape[: x.ndim - n_own_axes]
     if out.shape[:-1] != leading or out.shape[-1] != n_classes:
         raise InputError(
-            f"the model returned {tuple(out.shape)} for inputs {tuple(x.shape)}; expected logits {(*leading, n_classes)}"
+            f"{name} returned {tuple(out.shape)} for inputs {tuple(x.shape)}; expected logits {(*leading, n_classes)}"
         )
     return out
 
 
-def tried(model: nn.Module, x: Tensor, least: int) -> int:
+def tried(model: nn.Module, x: Tensor, least: int, name: str = "the model") -> int:
     """How many classes the model knows, from its logits on a few inputs x (N, *shape); it and the generators stay as they are.
 
-    Raises InputError where it fails on them, or returns anything but logits of `least` classes or more.
+    Raises InputError where it is no module, fails on them, or returns anything but logits of `least` classes or more.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{name} is a {type(model).__name__}; expected a torch.nn.Module")
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), _as_it_was(model):
             out = model(x)
-    except InputError:
+    except (InputError, torch.OutOfMemoryError):
         raise
-    except (RuntimeError, ValueError) as error:
-        words = str(error).strip().split("\n")[0] or type(error).__name__
-        raise InputError(f"the model fails on inputs {tuple(x.shape)}: {words}{_likely_mistake(x)}") from error
+    except Exception as error:  # it raises whatever its parts raise
+        words = f"{name} fails on inputs {tuple(x.shape)}: {line_of(error)}{_likely_mistake(model, x)}"
+        raise InputError(words) from error
     several = isinstance(out, Tensor) and out.ndim == 2
-    return checked_logits(out, x, max(least, out.shape[-1]) if several else least, x.ndim - 1).shape[-1]
+    return checked_logits(out, x, max(least, out.shape[-1]) if several else least, x.ndim - 1, name).shape[-1]
 
 
 @contextmanager
@@ -56,6 +58,8 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
                 buffer.copy_(before[name])
 
 
-def _likely_mistake(x: Tensor) -> str:
+def _likely_mistake(model: nn.Module, x: Tensor) -> str:
+    if odd := {p.dtype for p in model.parameters() if p.is_floating_point()} - {x.dtype}:
+        return f"; its weights are {str(odd.pop()).removeprefix('torch.')}, so give it as .float()"
     last = x.ndim == 4 and x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3)
-    return "; channels come first, use x.permute(0, 3, 1, 2)" if last else ""
+    return "; channels come first, use x.permute(0, 3, 1, 2)" if last else "; is that the shape that it was made for?"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from sparring import recipes
-from sparring.config import Adversary, Data, Network, Optimizer, Run, Training
+from sparring.config import Adversary, Data, Network, Optimizer, Run
 from sparring.errors import InputError
 from sparring.measure import Measurement
 from sparring.records import OutPaths
@@ -56,6 +56,7 @@ class Task:
     cost: float  # expected seconds on one core, for the order and the ETA
     needs: tuple[str, ...] = ()
     restart: bool = False
+    anew: str = "delete that folder"  # how its command is told to train again; `train` has an option
 
     @property
     def key(self) -> str:
@@ -159,11 +160,6 @@ CAPACITY = ("small adversary (64-64)", "wide defender (512-512)")  # the variant
 
 def _configured(plan: Plan, run: Run) -> Run:
     """A recipe with the plan's data, precision, batch size and cap on epochs."""
-
-    def configured(training: Training) -> Training:
-        epochs = training.max_epochs if plan.max_epochs is None else min(plan.max_epochs, training.max_epochs)
-        size = training.batch_size if plan.batch_size is None else plan.batch_size
-        return replace(training, max_epochs=epochs, batch_size=size)
-
-    training, alone = configured(run.training), run.alone and configured(run.alone)
-    return replace(run, data=plan.data, precision=plan.precision, training=training, alone=alone)
+    return recipes.configured(
+        run, plan.data, precision=plan.precision, max_epochs=plan.max_epochs, batch_size=plan.batch_size
+    )

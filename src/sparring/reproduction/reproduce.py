@@ -26,9 +26,9 @@ def reproduce(plan: Plan, *, notice: Notice, live: Callable[[Status], None] = la
     Raises Interrupted after Ctrl-C, when every worker has saved its state, and InputError where OUT belongs to another plan.
     """
     started, clock = datetime.now(UTC), time.monotonic()
-    plan = replace(plan, device=str(choose_device(plan.device)))
-    if "vanilla" not in plan.recipes:
-        raise InputError("a reproduction needs the recipe 'vanilla': the others are compared with it")
+    measure_on = None if plan.measure_on is None else str(choose_device(plan.measure_on))
+    plan = replace(plan, device=str(choose_device(plan.device)), measure_on=measure_on)
+    recipes.need_vanilla(plan.recipes)
     train_on, test = load_once(plan.data)
     tasks = plan_tasks(plan)
     notice(
@@ -86,7 +86,7 @@ def train_seeds(
             vanilla = replace(recipes.vanilla(), data=run.data, precision=run.precision)
             tasks.append(Task("train", "vanilla", missing, vanilla, 60.0 * len(missing)))
         needs = (key_of("vanilla", missing),) if missing else ()
-        tasks.append(Task("train", run.recipe, part, run, 300.0 * len(part), needs, restart))
+        tasks.append(Task("train", run.recipe, part, run, 300.0 * len(part), needs, restart, "--restart"))
     play(plan, tasks, Status(tasks), notice, live)
     return [restore(RunRecord, read_json(OutPaths(out).run(run.recipe, seed).done)) for seed in seeds]
 

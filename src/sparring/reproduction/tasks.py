@@ -128,6 +128,7 @@ def _trained_runs(task: Task, plan: Plan, notice: Callable[[str], None] = lambda
             notice=notice,
             interrupted=received,
             restart=task.restart,
+            anew=task.anew,
         )
     return [restore(RunRecord, read_json(plan.paths.run(run.recipe, run.seed).done)) for run in runs]
 

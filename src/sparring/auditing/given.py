@@ -1,0 +1,151 @@
+"""What a subject was given, tried on two examples before the first attack: what does not fit is refused in one line."""
+
+import inspect
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparring import modes
+from sparring.adversaries import Adversary, RecurrentAdversary
+from sparring.attacks import LearnedAttack
+from sparring.attacks.contract import has_threat
+from sparring.auditing.subject import AttackAt, Subject
+from sparring.data import Data, as_data
+from sparring.errors import InputError, line_of
+from sparring.evaluation.accuracy import inside
+from sparring.models import TRIED, tried
+from sparring.threat import ThreatModel
+
+ATTACKS = "a function of the threat model that returns an attack, an attack with a threat, or a function (model, x, y) -> x_adv"
+
+
+def checked(subject: Subject) -> Subject:
+    """The subject with as many classes as its model knows, and its attacks as functions of the threat model.
+
+    Raises InputError for a model, training data, a twin, an adversary or an attack that does not fit the data.
+    """
+    data = classes_of(subject.data, subject.model)
+    threat = ThreatModel(subject.eps[0], data.shape)
+    if subject.twin is not None and (n := n_outputs(subject.twin, data, "the twin")) != data.n_classes:
+        raise InputError(f"the twin returns {n} logits, the model {data.n_classes}; give a twin with the same classes")
+    if subject.adversary is not None:
+        _check_adversary(subject.adversary, data)
+    return replace(
+        subject,
+        data=data,
+        train=None if subject.train is None else _training(subject.train, data),
+        attack=None if subject.attack is None else attack_at(subject.attack, threat, "attack"),
+        fgsm=None if subject.fgsm is None else attack_at(subject.fgsm, threat, "fgsm"),
+    )
+
+
+def classes_of(data: Data, model: nn.Module) -> Data:
+    """Arrays know only the classes that occur in them; the model may know more. Raises InputError for other outputs."""
+    n = n_outputs(model, data, "the model")
+    return replace(data, n_classes=n) if n > data.n_classes else data
+
+
+def n_outputs(model: nn.Module, data: Data, name: str) -> int:
+    """How many logits a model returns for an example. Raises InputError, in one line, where it takes none or returns others."""
+    device = next((p.device for p in model.parameters()), None) if isinstance(model, nn.Module) else None
+    return tried(
+        model, data.floats(torch.arange(min(TRIED, len(data)))).to(device or data.images.device), data.n_classes, name
+    )
+
+
+def attack_at(given: Any, threat: ThreatModel, name: str) -> AttackAt:
+    """An attack as a function of the threat model, whichever of ATTACKS it is; raises InputError for anything else.
+
+    An attack with a threat is aimed; what a function (model, x, y) returns is projected, as `evaluate` does it.
+    """
+    n = 3 if callable(given) and has_threat(given) else _arguments(given)
+    if n is None:
+        raise InputError(f"{name} is a {type(given).__name__}{_signature(given) or ''}; expected {ATTACKS}")
+    if n == 3:
+        return partial(inside, given)
+    try:
+        attack = given(threat)
+    except Exception as error:
+        raise InputError(f"{name} failed on {threat}: {line_of(error)}; expected {ATTACKS}") from error
+    if not callable(attack):
+        raise InputError(
+            f"{name} returned a {type(attack).__name__} for {threat}; expected an attack (model, x, y) -> x_adv"
+        )
+    found: AttackAt = given
+    return found
+
+
+def _arguments(given: Any) -> int | None:
+    """Whether it can be called with one argument, or else with three; None where with neither, or where nothing names them."""
+    signature = _signature(given)
+    named = [] if signature is None else [p for p in signature.parameters.values() if p.kind is not p.VAR_POSITIONAL]
+    if signature is None or not named:
+        return None
+    for n in (1, 3):
+        try:
+            signature.bind(*[None] * n)
+        except TypeError:
+            continue
+        return n
+    return None
+
+
+def _signature(given: Any) -> inspect.Signature | None:
+    """What it is called with; None for what cannot be called, and for what does not tell."""
+    try:
+        return inspect.signature(given.forward if isinstance(given, nn.Module) else given)
+    except (TypeError, ValueError):
+        return None
+
+
+def _check_adversary(given: Any, data: Data) -> None:
+    """Raises InputError for what is no adversary, or one for other inputs or classes."""
+    network = given.adversary if isinstance(given, LearnedAttack) else given
+    if not isinstance(network, Adversary | RecurrentAdversary):
+        expected = "the network of the game, an Adversary or a RecurrentAdversary, or a LearnedAttack"
+        raise InputError(
+            f"adversary is a {type(network).__name__}; expected {expected}; another attack goes to attack="
+        )
+    if network.shape is not None and tuple(network.shape) != data.shape:
+        raise InputError(
+            f"adversary is for inputs {tuple(network.shape)}; the data are {data.shape}: give the game's own data"
+        )
+    if isinstance(network, RecurrentAdversary):
+        return
+    if "label" in network.sees and (network.n_classes or 0) < data.n_classes:
+        raise InputError(
+            f"adversary sees {network.n_classes} classes; the data have {data.n_classes}: give the game's own data"
+        )
+    x, y = _two(data, network)
+    try:
+        with torch.no_grad(), modes.evaluation(network), torch.random.fork_rng(devices=_drawn(x)):
+            network(x, y, torch.zeros_like(x))
+    except Exception as error:
+        raise InputError(f"adversary takes no inputs of shape {tuple(x.shape)}: {line_of(error)}") from error
+
+
+def _training(given: Any, data: Data) -> Data:
+    """Training data, with the classes of the test data. Raises InputError where they have others, or other inputs."""
+    train = as_data(given)
+    if train.shape != data.shape:
+        raise InputError(
+            f"train has inputs {train.shape}, the test data {data.shape}; give training data of the same inputs"
+        )
+    if train.n_classes > data.n_classes:
+        raise InputError(f"train has {train.n_classes} classes, the model {data.n_classes}; give its own training data")
+    return train if train.n_classes == data.n_classes else replace(train, n_classes=data.n_classes)
+
+
+def _two(data: Data, model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Two examples, where the model is."""
+    few = torch.arange(min(2, len(data)))
+    device = next((p.device for p in model.parameters()), data.images.device)
+    return data.floats(few).to(device), data.labels[few.to(data.labels.device)].to(device)
+
+
+def _drawn(x: Tensor) -> list[torch.device]:
+    """The devices whose generator a look at x may draw from, beside the processor's."""
+    return [x.device] if x.device.type == "cuda" else []
