@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from torch import nn
@@ -34,32 +34,24 @@ class Opponents(Ground):
     def responses(self) -> list[Response]:
         """Best responses that see x only: those at hand, then as many trained here as the level's number of seeds still lacks."""
         found = [Response(r.adversary.to(self.device), r.steps, r.examples) for r in self.given]
-        if self.training_data is None:
-            return found
         taken = {r.seed for r in self.given}
         unused = (seed for seed in itertools.count(self.seed) if seed not in taken)
-        for seed in itertools.islice(unused, max(0, self.level.fresh - len(found))):
-            self.notice(f"training fresh adversary {len(found) + 1}")
-            found.append(
-                respond(
-                    self.base,
-                    self.training_data,
-                    self.threat(),
-                    seed=seed,
-                    steps=self.level.fresh_steps,
-                    seconds=self.level.fresh_seconds,
-                )
-            )
-        return found
+        return found + self._trained(itertools.islice(unused, max(0, self.level.fresh - len(found))), len(found))
 
     @cached_property
     def equal_responses(self) -> list[Response]:
         """Best responses that see what the co-trained adversary sees, where that is more than x; the level's number of seeds."""
-        if self.network is None or self.network.sees == ("x",) or self.training_data is None:
+        if self.network is None or self.network.sees == ("x",):
             return []
-        found = []
-        for seed in range(self.seed, self.seed + self.level.fresh):
-            self.notice(f"training fresh adversary {seed - self.seed + 1}, seeing as much")
+        return self._trained(range(self.seed, self.seed + self.level.fresh), 0, self.network)
+
+    def _trained(self, seeds: Iterable[int], before: int, like: AnyAdversary | None = None) -> list[Response]:
+        """Best responses of these seeds, that see as much as `like`; none where there is nothing to train on."""
+        if self.training_data is None:
+            return []
+        found = list[Response]()
+        for seed in seeds:
+            self.notice(f"training fresh adversary {before + len(found) + 1}{'' if like is None else ', seeing as much'}")
             found.append(
                 respond(
                     self.base,
@@ -68,7 +60,7 @@ class Opponents(Ground):
                     seed=seed,
                     steps=self.level.fresh_steps,
                     seconds=self.level.fresh_seconds,
-                    like=self.network,
+                    like=like,
                 )
             )
         return found
