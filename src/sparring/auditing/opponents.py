@@ -51,7 +51,9 @@ class Opponents(Ground):
             return []
         found = list[Response]()
         for seed in seeds:
-            self.notice(f"training fresh adversary {before + len(found) + 1}{'' if like is None else ', seeing as much'}")
+            self.notice(
+                f"training fresh adversary {before + len(found) + 1}{'' if like is None else ', seeing as much'}"
+            )
             found.append(
                 respond(
                     self.base,
