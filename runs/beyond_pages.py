@@ -142,13 +142,13 @@ def under_more(results: Path) -> str:
     if not path.is_file():
         return ""
     rows = read(path, ConfirmedRecord)
-    n, grid = rows[0].n, sorted({row.eps for row in rows})
+    n, grid, seeds = rows[0].n, sorted({row.eps for row in rows}), sorted({row.seed for row in rows})
     most = {eps: len({row.seed for row in rows if row.eps == eps}) for eps in grid}
     official = sorted({row.eps for row in rows if row.worst is not None})
     call = f"--examples {n} --eps {_listed(grid)} --official {_listed(official)} --after-suite --looks {LOOKS}"
     text = [
-        f"Two of these under stronger attacks, seeds from 0 on, {n:,} test images, by `python runs/confirmed.py OUT "
-        f"results/beyond-mnist/confirmed-10000 {call}`, several calls: the library's standard suite, and the official "
+        f"Two of these under stronger attacks, those of seeds {seeds[0]} to {seeds[-1]} that met them, {n:,} test images, "
+        f"by `python runs/confirmed.py OUT results/beyond-mnist/confirmed-10000 {call}`, several calls: the library's standard suite, and the official "
         "AutoAttack on what the suite leaves. By how much the first is ahead: Student's t over seeds, after Holm over the row "
         f"and times {LOOKS} for as many looks at a growing number of seeds (docs/log.md); under both attacks where all met both.",
         "",

@@ -1,4 +1,4 @@
-"""What a subject was given, tried on two examples before the first attack: what does not fit is refused in one line."""
+"""What a subject was given, tried on a few examples before the first attack: what does not fit is refused in one line."""
 
 import inspect
 from dataclasses import replace
