@@ -149,8 +149,9 @@ def under_more(results: Path) -> str:
     text = [
         f"Two of these under stronger attacks, those of seeds {seeds[0]} to {seeds[-1]} that met them, {n:,} test images, "
         f"by `python runs/confirmed.py OUT results/beyond-mnist/confirmed-10000 {call}`, several calls: the library's standard "
-        "suite, and the official AutoAttack on what the suite leaves. By how much the first is ahead: Student's t over seeds, after Holm over the row "
-        f"and times {LOOKS} for as many looks at a growing number of seeds (docs/log.md); under both attacks where all met both.",
+        "suite, and the official AutoAttack on what the suite leaves. By how much the first is ahead: Student's t over seeds, "
+        f"after Holm over the row and times {LOOKS} for as many looks at a growing number of seeds (docs/log.md); under both "
+        "attacks where all met both.",
         "",
         f"| training | attacks | {' | '.join(f'eps {eps:g}, {most[eps]} seeds' for eps in grid)} |",
         f"|---|---|{'---|' * len(grid)}",
