@@ -58,16 +58,26 @@ class Rehearsal:
             raise InputError(f"starts and steps must be >= 1 and returns >= 0; got {got}")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        x, own = x.detach(), nn.ModuleList(self.sources)
-        with modes.frozen(own), modes.frozen(model):
-            ends = _Ends(own, model, self.threat, x, y, self.stream.generator(x.device))
+        with modes.frozen(model):
+            return self.searched(self.sources, self.begun(model, x.detach(), y)).ends.best()[1]
+
+    def begun(self, model: nn.Module, x: Tensor, y: Tensor) -> "Ends":
+        """No end yet."""
+        with modes.frozen(self.sources[0]), torch.no_grad():
+            return Ends(model, self.threat, x, y, self.sources[0](x).shape[-1])
+
+    def searched(self, own: Sequence[nn.Module], ends: "Ends") -> "Search":
+        """A search on these models, after which the ends are as near to failing or nearer."""
+        models = nn.ModuleList(own)
+        with modes.frozen(models):
+            search = Search(models, ends, self.stream.generator(ends.x.device))
             for _ in range(self.starts):
                 for offset in range(1, ends.n_classes):
-                    ends.go_on(torch.full_like(y, offset), ends.corner(), self.steps, FIRST_STEP, CHANCE)
+                    search.go_on(torch.full_like(ends.y, offset), search.corner(), self.steps, FIRST_STEP, CHANCE)
             for turn in range(self.returns):
                 rival, end = ends.best(turn % min(RIVALS, ends.n_classes - 1))
-                ends.go_on(rival, ends.partly_anew(end), self.steps_back, FIRST_STEP_BACK, CHANCE_BACK)
-            return ends.best()[1]
+                search.go_on(rival, search.partly_anew(end), self.steps_back, FIRST_STEP_BACK, CHANCE_BACK)
+        return search
 
     @property
     def steps_back(self) -> int:
@@ -88,76 +98,87 @@ class Rehearsal:
         return f"Rehearsal(from=[{named}], threat={self.threat}, {counts}, stream={self.stream})"
 
 
-class _Ends:
-    """The best end towards every class so far, and how well the sources have foretold the model."""
+class Ends:
+    """The end towards every class at which the model attacked is nearest to failing, and what it says there."""
 
-    def __init__(
-        self, own: nn.ModuleList, model: nn.Module, threat: ThreatModel, x: Tensor, y: Tensor, draws: torch.Generator
-    ) -> None:
-        self.own, self.model, self.threat, self.x, self.y, self.draws = own, model, threat, x, y, draws
-        with torch.no_grad():
-            self.n_classes = own[0](x).shape[-1]
-        self._found = x.expand(self.n_classes - 1, *x.shape).clone()  # of class y + 1, y + 2, ... modulo C
-        self._most = x.new_full((self.n_classes - 1, *y.shape), -torch.inf)
-        self._error = x.new_zeros((len(own), *y.shape))  # summed squares
+    def __init__(self, model: nn.Module, threat: ThreatModel, x: Tensor, y: Tensor, n_classes: int) -> None:
+        self.model, self.threat, self.x, self.y, self.n_classes = model, threat, x, y, n_classes
+        rivals = n_classes - 1  # class y + 1, y + 2, ... modulo C
+        self.found, self.said = x.expand(rivals, *x.shape).clone(), x.new_zeros((rivals, *y.shape, n_classes))
+        self._most = x.new_full((rivals, *y.shape), -torch.inf)
 
     def best(self, rank: int = 0) -> tuple[Tensor, Tensor]:
         """Of the class that is nearest, or next but `rank`: its distance from the right one (...), and the end (..., *shape)."""
         row = self._most.topk(rank + 1, 0).indices[rank]
-        return row + 1, self._found.gather(0, self._rows(row))[0]
+        return row + 1, self.found.gather(0, self._rows(row))[0]
+
+    def ask(self, offset: Tensor, end: Tensor) -> Tensor:
+        """The model's logits at an end towards these classes, which is kept where it is the nearest."""
+        row = (offset - 1)[None]
+        with torch.no_grad():
+            said: Tensor = self.model(end).to(self.said.dtype)
+            ahead, most = ahead_of(said, (self.y + offset) % self.n_classes, self.y), self._most.gather(0, row)[0]
+            better, rows, classes = ahead > most, self._rows(row[0]), row[..., None].expand(1, *said.shape)
+            self._most.scatter_(0, row, torch.where(better, ahead, most)[None])
+            kept = torch.where(self.threat.over_pixels(better), end, self.found.gather(0, rows)[0])
+            self.found.scatter_(0, rows, kept[None])
+            self.said.scatter_(0, classes, torch.where(better[..., None], said, self.said.gather(0, classes)[0])[None])
+        return said
+
+    def _rows(self, row: Tensor) -> Tensor:
+        """An index (1, ..., *shape) of these rows (...) among the ends."""
+        return self.threat.over_pixels(row).expand_as(self.x)[None]
+
+
+class Search:
+    """Ways to new ends on models of one's own, and how well those have foretold the model attacked."""
+
+    def __init__(self, own: nn.ModuleList, ends: Ends, draws: torch.Generator) -> None:
+        self.own, self.ends, self.draws = own, ends, draws
+        self.error = ends.x.new_zeros((len(own), *ends.y.shape))  # summed squares
 
     def corner(self) -> Tensor:
         """A random corner of the ball, the same for every example."""
-        signs = self.x.new_empty(self.threat.shape).uniform_(-1, 1, generator=self.draws).sign_()
-        return self.threat.moved(self.x, signs.expand_as(self.x))
+        x, threat = self.ends.x, self.ends.threat
+        return threat.moved(x, x.new_empty(threat.shape).uniform_(-1, 1, generator=self.draws).sign_().expand_as(x))
 
     def partly_anew(self, end: Tensor) -> Tensor:
         """The end with some of its pixels at a random corner."""
         corner = self.corner()
-        return torch.where(self.x.new_empty(self.threat.shape).uniform_(generator=self.draws) < ANEW, corner, end)
+        return torch.where(end.new_empty(self.ends.threat.shape).uniform_(generator=self.draws) < ANEW, corner, end)
 
     def go_on(self, offset: Tensor, start: Tensor, steps: int, first: float, chance: float) -> None:
         """Steps towards these classes, and what the model says of where they end."""
-        target, threat, x, y = (self.y + offset) % self.n_classes, self.threat, self.x, self.y
-        pixels = tuple(range(-len(threat.shape), 0))
+        threat, x, y = self.ends.threat, self.ends.x, self.ends.y
+        target, pixels = (y + offset) % self.ends.n_classes, tuple(range(-len(threat.shape), 0))
         weights, x_adv, mean = self._weights(chance), start, torch.zeros_like(x)
         for step in range(steps):
             point = x_adv.requires_grad_()
             with torch.enable_grad():
                 ahead = [
-                    weight * _ahead(source(point), target, y) for weight, source in zip(weights, self.own, strict=True)
+                    weight * ahead_of(source(point), target, y)
+                    for weight, source in zip(weights, self.own, strict=True)
                 ]
                 (gradient,) = torch.autograd.grad(torch.stack(ahead).sum(), point)
             size = gradient.abs().mean(pixels, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
             mean = MEMORY * mean + (1 - MEMORY) * gradient / size
             reach = threat.radius(x) * max(SMALLEST_STEP, first * DECAY**step)
             x_adv = threat.project(x_adv.detach() + reach * mean.sign(), x)
-        self._ask(offset - 1, target, x_adv.detach())
+        end = x_adv.detach()
+        said = self.ends.ask(offset, end)
+        with torch.no_grad():
+            for error, source in zip(self.error, self.own, strict=True):
+                error += (_over(source(end), y) - _over(said, y)).square().mean(-1)
 
     def _weights(self, chance: float) -> Tensor:
         """Of every source for every example, of shape (S, ...)."""
-        drawn = self.x.new_empty(len(self.own)).uniform_(generator=self.draws).square_()
-        drawn = drawn.view(-1, *[1] * self.y.ndim)
-        if not self._error.any():
-            return drawn.expand_as(self._error)
-        error = self._error + torch.finfo(self._error.dtype).tiny
+        drawn = self.error.new_empty(len(self.own)).uniform_(generator=self.draws).square_()
+        drawn = drawn.view(-1, *[1] * self.ends.y.ndim)
+        if not self.error.any():
+            return drawn.expand_as(self.error)
+        error = self.error + torch.finfo(self.error.dtype).tiny
         trusted = (error.amin(0) / error).nan_to_num(1.0)  # alike, where the model answers no number
         return trusted * (1 - chance + 2 * chance * drawn)
-
-    def _ask(self, row: Tensor, target: Tensor, end: Tensor) -> None:
-        with torch.no_grad():
-            said = self.model(end)
-            for error, source in zip(self._error, self.own, strict=True):
-                error += (_over(source(end), self.y) - _over(said, self.y)).square().mean(-1)
-        ahead, most = _ahead(said, target, self.y), self._most.gather(0, row[None])[0]
-        better, rows = ahead > most, self._rows(row)
-        self._most.scatter_(0, row[None], torch.where(better, ahead, most)[None])
-        kept = torch.where(self.threat.over_pixels(better), end, self._found.gather(0, rows)[0])
-        self._found.scatter_(0, rows, kept[None])
-
-    def _rows(self, row: Tensor) -> Tensor:
-        """An index (1, ..., *shape) of these rows (...) among the ends."""
-        return self.threat.over_pixels(row).expand_as(self.x)[None]
 
 
 def _over(logits: Tensor, y: Tensor) -> Tensor:
@@ -165,7 +186,7 @@ def _over(logits: Tensor, y: Tensor) -> Tensor:
     return logits - logits.gather(-1, y[..., None])
 
 
-def _ahead(logits: Tensor, target: Tensor, y: Tensor) -> Tensor:
+def ahead_of(logits: Tensor, target: Tensor, y: Tensor) -> Tensor:
     """By how much a class's logit is above the right one's, of shape (...)."""
     there = logits.gather(-1, torch.stack((target, y), -1))
     return there[..., 0] - there[..., 1]
