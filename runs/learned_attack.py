@@ -1,7 +1,7 @@
 """The learned attack by itself: as many gradients as PGD and Auto-PGD, on defenders that it has never seen.
 
     python runs/learned_attack.py OUT results/beyond-mnist [--queries 1 2 5 10] [--eps 0.1 0.2] [--examples 2000] [--steps 300]
-                                   [--alone 20 40] [--official]
+                                   [--alone 20 40] [--official] [--fitted] [--attacked gan_recurrent ...]
 
 OUT holds the runs of `runs/beyond.py`, seeds 0 to 4 of TRAINED_ON and seed 1 of the rest of ATTACKED (`sparring train NAME
 --data.name mnist --seeds 2 3 4 --out OUT` trains what is missing). For every number of queries k one recurrent adversary with
@@ -20,11 +20,15 @@ margin. In training it rehearses on seed 2 alone, from one corner and without re
 PGD goes on from there too, with equal steps of four sizes and with the steps that the adversary starts as. Auto-PGD alone has
 more gradients as well, `--alone`.
 
+With `--fitted` a third one, from k = 2 on, has spent one of its k gradients before it begins: it goes on from the end of a
+`FittedRehearsal`, all images in one batch, and was trained as the second one is, with k - 1. PGD goes on from there with the
+steps that it starts as.
+
 What the standard suite leaves of the same images is told with no number of queries; with `--official` beside it what the
-official AutoAttack leaves. What training costs is told in forward and backward passes of an example and in seconds of one core.
-Written: attack.jsonl, in which rows of other numbers of queries and of other eps stay (`--queries --alone` with no number: only
-the attacks that have none). Where that lies in an out folder of `sparring reproduce`, `sparring report` draws strength against
-cost from it.
+official AutoAttack leaves. `--attacked` names some of ATTACKED. What training costs is told in forward and backward passes of
+an example and in seconds of one core. Written: attack.jsonl, in which rows of other defenders, numbers of queries and eps stay
+(`--queries --alone` with no number: only the attacks that have none). Where that lies in an out folder of `sparring reproduce`,
+`sparring report` draws strength against cost from it.
 """
 
 import argparse
@@ -40,7 +44,17 @@ import torch
 from torch import Tensor, nn
 
 from sparring.adversaries import RecurrentAdversary
-from sparring.attacks import APGD, PGD, Attack, Cascade, LearnedAttack, Rehearsal, standard_suite
+from sparring.attacks import (
+    APGD,
+    PGD,
+    Attack,
+    Cascade,
+    FittedRehearsal,
+    LearnedAttack,
+    Rehearsal,
+    standard_suite,
+)
+from sparring.attacks.fitted import PASSES
 from sparring.config import Training
 from sparring.data import Data
 from sparring.data.batches import stratified
@@ -73,6 +87,7 @@ SIGN = 1e6  # of the gradient: any but the smallest counts in full
 SHORT = {"starts": 1, "returns": 0}  # a rehearsal in training
 REACHES = (1.0, 1.5, 2.5, 4.0)
 LEARNED = ("learned", "learned, rehearsed")
+FITTED, FITTED_PGD = "learned, fitted", "fitted PGD, falling steps"
 
 
 def after_rehearsal(shape: Sequence[int], queries: int, sharp: float = 1.0, **more: Any) -> RecurrentAdversary:
@@ -126,9 +141,8 @@ class Ended:
 
     def __init__(self, rehearsal: Rehearsal, model: nn.Module, data: Data) -> None:
         x, y = data.floats(), data.labels
-        self._ends = torch.cat(
-            [rehearsal(model, *part) for part in zip(x.split(AT_ONCE), y.split(AT_ONCE), strict=True)]
-        )
+        batch = len(x) if isinstance(rehearsal, FittedRehearsal) else AT_ONCE
+        self._ends = torch.cat([rehearsal(model, *part) for part in zip(x.split(batch), y.split(batch), strict=True)])
         self._row = {image.numpy().tobytes(): row for row, image in enumerate(x)}
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -173,8 +187,12 @@ def record(
 
 def cost(rehearsal: Rehearsal) -> tuple[int, int]:
     """Passes forwards and backwards an image through the attacker's own, a forward half of one; forwards of the other."""
-    ends = rehearsal.forwards(N_CLASSES)
-    return round(len(rehearsal.sources) * (rehearsal.passes(N_CLASSES) + ends / 2)), ends
+    forwards = rehearsal.forwards(N_CLASSES)
+    if not isinstance(rehearsal, FittedRehearsal):
+        return round(len(rehearsal.sources) * (rehearsal.passes(N_CLASSES) + forwards / 2)), forwards
+    a_search = rehearsal.passes(N_CLASSES) + forwards / 4
+    again = rehearsal.copies * (a_search + PASSES * rehearsal.epochs)
+    return round(len(rehearsal.sources) * a_search + again), forwards
 
 
 def strongest(found: dict[str, Outcome], kind: str) -> str:
@@ -203,6 +221,8 @@ def main() -> None:
     parser.add_argument("--alone", type=int, nargs="*", default=[20, 40], help="gradients of Auto-PGD alone")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--official", action="store_true", help="the official AutoAttack too (pyautoattack)")
+    parser.add_argument("--fitted", action="store_true", help="rehearsals on fitted copies too")
+    parser.add_argument("--attacked", nargs="+", default=ATTACKED, choices=ATTACKED, metavar="NAME")
     options = parser.parse_args()
     on_one_thread()
     paths = OutPaths(options.out)
@@ -212,10 +232,10 @@ def main() -> None:
     models = [load(paths.run(name, SHOWN).folder).defender for name in TRAINED_ON]
     partners = [load(paths.run(name, REHEARSED_IN_TRAINING).folder).defender for name in TRAINED_ON]
     own = [load(paths.run(name, seed).folder).defender for name in TRAINED_ON for seed in OWN]
-    unseen = {name: load(paths.run(name, UNSEEN).folder).defender for name in ATTACKED}
+    unseen = {name: load(paths.run(name, UNSEEN).folder).defender for name in options.attacked}
     records: list[LearnedAttackRecord] = []
-    ended: dict[tuple[str, float], Attack] = {}
-    rehearsed = cost(Rehearsal(own, ThreatModel(LARGEST, test.shape)))
+    ended, ended_fitted = dict[tuple[str, float], Attack](), dict[tuple[str, float], Attack]()
+    rehearsed, fitted = (cost(kind(own, ThreatModel(LARGEST, test.shape))) for kind in (Rehearsal, FittedRehearsal))
     short = cost(Rehearsal(partners, ThreatModel(LARGEST, test.shape), **SHORT))
     for (name, model), eps in itertools.product(unseen.items(), options.eps):
         threat = ThreatModel(eps, test.shape)
@@ -228,12 +248,17 @@ def main() -> None:
             print(f"{name}, eps {eps:g}: {key} {100 * records[-1].accuracy:.1f}", flush=True)
         if options.queries:
             ended[name, eps] = Ended(Rehearsal(own, threat), model, test)
+        if options.queries and options.fitted:
+            ended_fitted[name, eps] = Ended(FittedRehearsal(own, threat), model, test)
     keep(records, options.results)
     for queries in options.queries:
         made = {
             name: learned(queries, models, train_on, options.steps, among)
             for name, among in zip(LEARNED, ([], partners), strict=True)
         }
+        after_one = options.fitted and queries > 1  # gradient, a fitted rehearsal's
+        if after_one:
+            made[FITTED] = learned(queries - 1, models, train_on, options.steps, partners)
         for name, model in unseen.items():
             for eps in options.eps:
                 threat, start = ThreatModel(eps, test.shape), ended[name, eps]
@@ -242,16 +267,21 @@ def main() -> None:
                 attacks["learned, rehearsed"] = LearnedAttack(
                     made["learned, rehearsed"][0], threat, start=start, asks="margin"
                 )
+                if after_one:
+                    falling = after_rehearsal(test.shape, queries - 1, sharp=SIGN).eval()
+                    for key, adversary in ((FITTED, made[FITTED][0]), (FITTED_PGD, falling)):
+                        attacks[key] = LearnedAttack(adversary, threat, start=ended_fitted[name, eps], asks="margin")
                 found = {key: attacked(model, test, attack, threat) for key, attack in attacks.items()}
                 best = [strongest(found, kind) for kind in ("PGD", "rehearsed PGD")]
-                for key in (*LEARNED, *best, "APGD-CE"):
-                    trained, ends = (0, 0.0), rehearsed if "rehearsed" in key else (0, 0)
+                shown = (*LEARNED, *[FITTED] * after_one, *best, *[FITTED_PGD] * after_one, "APGD-CE")
+                for key in shown:
+                    trained, ends = (0, 0.0), rehearsed if "rehearsed" in key else fitted if "fitted" in key else (0, 0)
                     if key in made:
-                        more = short[0] + short[1] / 2 if "rehearsed" in key else 0
-                        passes = round((queries + 1 + more) * options.steps * BATCH)
+                        more = 0 if key == LEARNED[0] else short[0] + short[1] / 2
+                        passes = round((made[key][0].queries + 1 + more) * options.steps * BATCH)
                         trained = (passes, round(made[key][1], 1))
                     records.append(record(name, eps, queries, key, found[key], trained, ends))
-                left = "; ".join(f"{key} {100 * found[key].accuracy:.1f}" for key in (*LEARNED, *best, "APGD-CE"))
+                left = "; ".join(f"{key} {100 * found[key].accuracy:.1f}" for key in shown)
                 print(f"k {queries}, {name}, eps {eps:g}: {left}", flush=True)
         keep(records, options.results)
     for queries, (name, model), eps in itertools.product(options.alone, unseen.items(), options.eps):

@@ -16,6 +16,7 @@ from sparring.attacks import (
     Attack,
     Cascade,
     Escalation,
+    FittedRehearsal,
     LearnedAttack,
     Noise,
     RayS,
@@ -51,6 +52,11 @@ def rehearsal(threat: ThreatModel) -> Rehearsal:
     return Rehearsal(sources, threat, starts=2, returns=3, steps=3, stream=stream())
 
 
+def fitted(threat: ThreatModel) -> FittedRehearsal:
+    first = rehearsal(threat)
+    return FittedRehearsal(first.sources, threat, starts=1, returns=2, steps=3, stream=stream(), copies=1, epochs=3)
+
+
 # attacks that draw are given a fresh stream, so that two made alike draw alike
 ATTACKS: dict[str, Callable[[ThreatModel], Attack]] = {
     "identity": lambda threat: identity,
@@ -75,6 +81,7 @@ ATTACKS: dict[str, Callable[[ThreatModel], Attack]] = {
     "recurrent margin": lambda threat: LearnedAttack(recurrent(hidden=3), threat, asks="margin"),
     "recurrent, rehearsed": lambda threat: LearnedAttack(recurrent(), threat, start=rehearsal(threat), asks="margin"),
     "rehearsal": lambda threat: rehearsal(threat),
+    "fitted rehearsal": lambda threat: fitted(threat),
     "worst case": lambda threat: WorstCase((fgsm(threat), Noise(threat, "sign", stream())), threat),
     "apgd": lambda threat: APGD(threat, steps=6, stream=stream()),
     "apgd dlr": lambda threat: APGD(threat, "dlr", steps=5, restarts=2, stream=stream()),
@@ -97,7 +104,8 @@ ATTACKS: dict[str, Callable[[ThreatModel], Attack]] = {
     ),
     "cascade": lambda threat: Cascade((fgsm(threat), APGD(threat, steps=5, stream=stream())), threat),
 }
-NEIGHBOURLY = {"fgsm training", "pgd training", "learned training"}  # batch statistics: not example by example
+# batch statistics, and copies that learn from a batch: not example by example
+NEIGHBOURLY = {"fgsm training", "pgd training", "learned training", "fitted rehearsal"}
 DRAWS = {"uniform noise", "sign noise", "pgd", "pgd margin", "pgd restarts", "worst case"}
 SHARED = {
     "apgd",
@@ -345,7 +353,7 @@ def test_sign_noise_stands_on_the_corners_and_uniform_noise_fills_the_ball(gener
     assert float(uniform.var()) == pytest.approx(0.2**2 / 3, rel=0.05) and abs(float(uniform.mean())) < 0.01
 
 
-@pytest.mark.parametrize("name", sorted(DRAWS | SHARED))
+@pytest.mark.parametrize("name", sorted(DRAWS | SHARED | {"fitted rehearsal"}))
 def test_the_same_position_of_a_stream_gives_the_same_attack(
     name: str, model: nn.Module, batch: tuple[Tensor, Tensor]
 ) -> None:
@@ -358,7 +366,7 @@ def test_the_same_position_of_a_stream_gives_the_same_attack(
     second = attack(model, *batch)
     inner.stream.seek(2, 5)
     assert torch.equal(attack(model, *batch), first)
-    converges = SHARED | {"worst case"}  # they may end at the same corner from anywhere
+    converges = SHARED | {"worst case", "fitted rehearsal"}  # they may end at the same corner from anywhere
     assert name in converges or not torch.equal(first, second)
 
 

@@ -8,6 +8,7 @@ not say whether it succeeded: the caller measures that. Its repr is its configur
 
 from sparring.attacks.apgd import APGD
 from sparring.attacks.contract import Attack, described, identity
+from sparring.attacks.fitted import FittedRehearsal
 from sparring.attacks.gradient import PGD, fgsm
 from sparring.attacks.hard_label import RayS
 from sparring.attacks.learned import LearnedAttack
@@ -27,6 +28,7 @@ __all__ = [
     "Attack",
     "Cascade",
     "Escalation",
+    "FittedRehearsal",
     "LearnedAttack",
     "Noise",
     "RayS",

@@ -81,6 +81,7 @@ def _sections(source: Source) -> dict[str, Any]:
         "audit_eps": audits.grid(source),
         "memory": audits.memory(source),
         "learned": figure_files.strength_panels(source),
+        "learned_kinds": sections.learned_kinds(source),
         "readings": sections.readings(source),
         "sweeps": sections.sweeps(source),
         "other_tests": sections.comparisons(source, "N", "D1", "D3", "F1"),

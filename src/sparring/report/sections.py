@@ -172,14 +172,14 @@ def learned_attacks(source: Source) -> Rows:
 
     `references`, of no number of gradients, are the standard suite, which is the floor, and the official AutoAttack.
     """
-    made = []
+    made, kinds = Rows(), learned_kinds(source)
     for eps, recipe in sorted({(r.eps, r.recipe) for r in source.learned if r.queries}):
         own = [r for r in source.learned if (r.eps, r.recipe) == (eps, recipe)]
         records, references = [r for r in own if r.queries], [r for r in own if not r.queries]
         rows = []
         for queries in sorted({r.queries for r in records}):
             left = {words.learned_attack(r.attack): r for r in records if r.queries == queries}
-            found = [left.get(name) for name in words.LEARNED_ATTACKS]
+            found = [left.get(name) for name in kinds]
             cells = [Cell(words.percent(r.accuracy), words.interval(r.low, r.high)) if r else Cell("–") for r in found]
             rows.append({"queries": queries, "cells": cells})
         compared = {"records": records, "rows": rows, "references": references}
@@ -187,6 +187,12 @@ def learned_attacks(source: Source) -> Rows:
         label, n = words.label(recipe), max(r.n for r in records)
         made.append({"eps": eps, "label": label, "n": n, "floor": floor, **compared})
     return made
+
+
+def learned_kinds(source: Source) -> list[str]:
+    """Those of LEARNED_ATTACKS that stand beside each other."""
+    found = {words.learned_attack(r.attack) for r in source.learned if r.queries}
+    return [kind for kind in words.LEARNED_ATTACKS if kind in found]
 
 
 def readings(source: Source) -> Rows:

@@ -80,14 +80,10 @@ METRICS = {
 
 PGD_SETTINGS = 12  # that `runs/learned_attack.py` tries, each at its own cost
 REHEARSED_SETTINGS = 5  # of PGD after a rehearsal
-LEARNED_ATTACKS = (
-    "learned",
-    "learned, rehearsed",
-    f"PGD, best of {PGD_SETTINGS}",
-    f"PGD, rehearsed, best of {REHEARSED_SETTINGS}",
-    "Auto-PGD",
-)
-DRAWN_ATTACKS = (LEARNED_ATTACKS[0], LEARNED_ATTACKS[1], LEARNED_ATTACKS[2], LEARNED_ATTACKS[4])
+PGD, REHEARSED_PGD = f"PGD, best of {PGD_SETTINGS}", f"PGD, rehearsed, best of {REHEARSED_SETTINGS}"
+AUTO = "Auto-PGD"
+LEARNED_ATTACKS = ("learned", "learned, rehearsed", "learned, fitted", PGD, REHEARSED_PGD, "PGD, fitted", AUTO)
+DRAWN_ATTACKS = (*LEARNED_ATTACKS[:2], PGD, AUTO)
 
 FLOOR = "standard suite"  # every attack of it, however many gradients they take: records of no number of queries
 
@@ -118,10 +114,10 @@ def attack_label(attack: str) -> str:
 
 def learned_attack(attack: str) -> str:
     """Which of LEARNED_ATTACKS an attack of a LearnedAttackRecord is."""
-    learned, rehearsed, pgd, rehearsed_pgd, auto = LEARNED_ATTACKS
-    if attack in (learned, rehearsed):
+    if attack in LEARNED_ATTACKS:
         return attack
-    return pgd if attack.startswith("PGD") else rehearsed_pgd if attack.startswith("rehearsed PGD") else auto
+    kinds = {"PGD": PGD, "rehearsed PGD": REHEARSED_PGD, "fitted PGD": "PGD, fitted"}
+    return next((kind for begins, kind in kinds.items() if attack.startswith(begins)), AUTO)
 
 
 def passes(record: LearnedAttackRecord, spread: int) -> float:
@@ -129,8 +125,7 @@ def passes(record: LearnedAttackRecord, spread: int) -> float:
 
     A forward alone is half of one.
     """
-    _, _, pgd, rehearsed_pgd, _ = LEARNED_ATTACKS
-    settings = {pgd: PGD_SETTINGS, rehearsed_pgd: REHEARSED_SETTINGS}.get(learned_attack(record.attack), 1)
+    settings = {PGD: PGD_SETTINGS, REHEARSED_PGD: REHEARSED_SETTINGS}.get(learned_attack(record.attack), 1)
     return record.queries * settings + record.rehearsal + record.forwards / 2 + record.passes / spread
 
 
