@@ -186,8 +186,10 @@ def best_responses(recipe: str, seed: int, rng: random.Random) -> list[BestRespo
 LEARNED_BESIDE = (
     "learned",
     "learned, rehearsed",
+    "learned, fitted",
     "PGD, 2.5 eps in all, from the example",
     "rehearsed PGD, 1 eps in all",
+    "fitted PGD, falling steps",
     "APGD-CE",
 )
 
@@ -205,7 +207,8 @@ def learned_attacks(recipe: str) -> list[LearnedAttackRecord]:
                 correct = round(n * (0.95 - 2 * eps - 0.02 * queries**0.5 + 0.01 * k))
                 bounds = (correct / n, correct / n - 0.02, correct / n + 0.02)
                 cost = (38_400 * (queries + 1) if attack.startswith("learned") else 0, 9.5)
-                rehearsal = (1350, 45) if "rehearsed" in attack else (0, 0)
+                rehearsal = {"rehearsed": (1350, 45), "fitted": (2700, 90)}
+                rehearsal = next((cost for name, cost in rehearsal.items() if name in attack), (0, 0))
                 made.append(
                     LearnedAttackRecord(recipe, 1, eps, queries, attack, n, correct, *bounds, *cost, *rehearsal)
                 )

@@ -300,16 +300,29 @@ def test_the_learned_attack_stands_beside_pgd_over_gradients_and_cost(out: Path,
     assert len(floors) == section.count(f">{words.FLOOR}<") == section.count(">AutoAttack, standard<") == 4
     assert "AutoAttack, standard: " not in section  # the figures have one rule
     assert all(f"{words.FLOOR}: {100 * r.accuracy:.1f} %" in section for r in floors)  # the rule's own words
-    learned, rehearsed, pgd, rehearsed_pgd, auto = records[2:7]
+    learned, rehearsed, fitted, pgd, rehearsed_pgd, fitted_pgd, auto = records[2:9]
     assert words.passes(pgd, N) == 12 and words.passes(auto, N) == 1  # PGD's twelve settings are each paid for
     assert words.passes(learned, N) == 1 + 2 * 38_400 / N
     assert words.passes(rehearsed, N) == words.passes(learned, N) + 1350 + 45 / 2
     assert (
         words.passes(rehearsed_pgd, N) == 5 + 1350 + 45 / 2
     )  # its settings share a rehearsal; a forward is half a pass
+    assert words.passes(fitted_pgd, N) == 1 + 2700 + 90 / 2  # one setting
+    assert words.passes(fitted, N) == words.passes(fitted_pgd, N) + 2 * 38_400 / N and "<em>fitted</em>" in section
+    kinds = re.findall(r'<th scope="col" class="n">(.*?)</th>', section)
+    assert kinds[1:8] == list(words.LEARNED_ATTACKS)
     assert (OutPaths(out).figures / "learned.svg").is_file()
     with (OutPaths(out).figures / "learned.csv").open(newline="") as file:
         assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [r.accuracy for r in records]
+
+
+def test_learned_attacks_that_nobody_made_have_no_column(sketch: Path) -> None:
+    path = OutPaths(sketch).records("attack")
+    write(path, [r for r in fabricated.learned_attacks("pgd") if "fitted" not in r.attack])
+    html = rendered(sketch)
+    path.unlink()
+    section = html[html.index('<section id="learned"') :].partition("</section>")[0]
+    assert "fitted" not in section and section.count(">learned, rehearsed</th>") == 2
 
 
 def test_what_is_to_be_compared_with_nothing_shows_no_figure(sketch: Path) -> None:
