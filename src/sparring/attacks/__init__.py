@@ -2,8 +2,9 @@
 
 The contract. x has shape (..., *threat.shape) with values in the pixel range, y the labels (...); x_adv has x's shape and type
 and lies inside the threat model, up to the rounding of that type. An attack treats every leading axis as batch, works example by
-example, and leaves the model as it found it, even when it raises: modes, parameters, gradients, batch-norm statistics. It does
-not say whether it succeeded: the caller measures that. Its repr is its configuration.
+example (but for `FittedRehearsal`, and batch norm in training mode), and leaves the model as it found it, even when it raises:
+modes, parameters, gradients, batch-norm statistics. It does not say whether it succeeded: the caller measures that. Its repr is
+its configuration.
 """
 
 from sparring.attacks.apgd import APGD

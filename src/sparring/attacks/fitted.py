@@ -1,6 +1,6 @@
 """A rehearsal on copies of one's own models, which have learned from what the model attacked said of a first one.
 
-Letters: C classes; "..." the batch, B its last axis, the others' copies apart; N = B (C - 1) ends.
+Letters: C classes; "..." the batch, of B examples along its last axis (the axes before are a stack's models); N = B (C - 1) ends.
 """
 
 import copy
@@ -87,7 +87,7 @@ def _lessons(ends: Ends) -> _Lessons:
 def _fitted(source: nn.Module, lessons: _Lessons, epochs: int, draws: torch.Generator) -> nn.Module:
     """A copy of the source that has learned them."""
     learner = copy.deepcopy(source)
-    parameters = [parameter.requires_grad_() for parameter in learner.parameters()]
+    parameters = [parameter.requires_grad_() for parameter in learner.parameters() if parameter.is_floating_point()]
     if not parameters:
         return learner
     points, y, target, gradient, ends, said = (getattr(lessons, f.name) for f in fields(lessons))

@@ -36,9 +36,9 @@ class LearnedAttack:
     `mode` "training" leaves A's batch norm in training mode (its statistics are put back): part of the *paper* protocol.
 
     A recurrent adversary goes on from where the attack `start` ends, if there is one, instead of from its first point. With an
-    attack on models of one's own (`Transferred`, `Rehearsal`) that asks the model for no gradient. `asks` names the loss whose
-    gradient it is shown: that of "margin" is of the nearest wrong class alone, which serves where the start has chosen one.
-    Raises InputError for another name, or another mode.
+    attack on models of one's own that asks the model for no gradient (`Transferred`, `Rehearsal`), or for one
+    (`FittedRehearsal`). `asks` names the loss whose gradient it is shown: that of "margin" is of the nearest wrong class alone,
+    which serves where the start has chosen one. Raises InputError for another name, or another mode.
     """
 
     adversary: AnyAdversary
