@@ -30,7 +30,8 @@ OTHERS = {  # what else lies in the folder, and the script that told it
     "leads.jsonl": "other opponents and other things to minimise, on training images held out (`runs/leads.py`)",
     "x-only.jsonl": "the paper's game, whose adversary sees the input only, brought as far as it goes (`runs/x_only.py`)",
     "attack.jsonl": "the learned attack by itself (`runs/learned_attack.py`)",
-    "attack-2000/attack.jsonl": "its ten gradients and AutoAttack at 0.2 on 2,000 images (`--queries 10 --alone --official`)",
+    "attack-2000/attack.jsonl": "five and ten gradients, after two rehearsals too, and AutoAttack at 0.2 on 2,000 images "
+    "(`--queries 10 5 --alone --official --fitted`)",
     "confirmed.jsonl": "the official AutoAttack on several seeds of the game and of PGD-7 (`runs/confirmed.py`)",
     "confirmed-10000/confirmed.jsonl": "the standard suite on all test images, then AutoAttack (`--after-suite`, at 0.3)",
     "autoattack.json": "the official AutoAttack on seed 0 (`bench/attack.py`)",
