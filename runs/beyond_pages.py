@@ -221,7 +221,7 @@ def _cell(values: Sequence[float], digits: int = 1) -> str:
 def _cell_of(values: Sequence[float], most: int) -> str:
     if not values:
         return "-"
-    return _cell(values) + (f", {len(values)} seeds" if len(values) < most else "")
+    return _cell(values) + (f", {len(values)} seed{'s' * (len(values) > 1)}" if len(values) < most else "")
 
 
 def _points(values: Sequence[float]) -> str:
