@@ -38,6 +38,13 @@ def test_every_planted_fault_is_caught_by_the_checks_named_for_it(zoo: dict[str,
     assert missed_by(zoo[name], None, CHECKS) == ()
 
 
+def test_a_fault_that_draws_is_caught_whatever_was_drawn_before(zoo: dict[str, Row]) -> None:
+    torch.manual_seed(57)  # with these draws S2 missed it
+    before = torch.get_rng_state()
+    assert missed_by(zoo["input noise"], None, CHECKS) == ()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_every_check_is_needed_by_some_fault_or_broken_elsewhere(zoo: dict[str, Row]) -> None:
     alone = {next(iter(ids)) for row in zoo.values() for ids in row.fires if len(ids) == 1}
     assert alone | ONLY_TELL | ELSEWHERE == set(CHECKS)
