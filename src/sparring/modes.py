@@ -1,4 +1,7 @@
-"""Modes for the length of a block, undone exactly, module by module, also when the block raises."""
+"""Modes for the length of a block, undone exactly, module by module, also when the block raises.
+
+A frozen TorchScript module has no mode, and is left as it is.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +13,7 @@ from torch import nn
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
     """Every submodule in evaluation mode."""
-    changed = [module for module in model.modules() if module.training]
+    changed = [module for module in model.modules() if in_training(module)]
     for module in changed:
         module.training = False
     try:
@@ -23,7 +26,7 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def training(model: nn.Module, *, keep_statistics: bool = False) -> Iterator[None]:
     """Every submodule in training mode; with `keep_statistics`, buffers (batch norm's) are as before afterwards."""
-    changed = [module for module in model.modules() if not module.training]
+    changed = [module for module in model.modules() if not in_training(module, frozen=True)]
     buffers = (
         [(m, n, b) for m in model.modules() for n, b in m._buffers.items() if b is not None] if keep_statistics else []
     )
@@ -72,3 +75,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in needing:
             parameter.requires_grad_(True)
+
+
+def in_training(module: nn.Module, *, frozen: bool = False) -> bool:
+    """Whether a module itself is in training mode; `frozen` is the answer for one that has none (`torch.jit.freeze`)."""
+    return getattr(module, "training", frozen)

@@ -48,7 +48,7 @@ def differences(model: nn.Module, x: Tensor, y: Tensor, *, directions: int = 8, 
 
     Raises RuntimeError or TypeError where the model cannot be copied or run in float64.
     """
-    with modes.evaluation(model):
+    with modes.evaluation(model), torch.no_grad():  # else a scripted model's copies are no leaves
         twin = copy.deepcopy(model).double()
     generator = torch.Generator().manual_seed(seed)
     jitter = torch.empty(x.shape).uniform_(-JITTER, JITTER, generator=generator).to(x)

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparring.hooks import after_forward, before_forward
 from sparring.losses import cross_entropy
+from sparring.modes import in_training
 from sparring.precision import widened, widest
 from sparring.threat import ThreatModel
 
@@ -29,7 +31,7 @@ def state_digest(model: nn.Module) -> str:
 
 def flags(model: nn.Module) -> dict[str, bool]:
     """Every module's mode and every parameter's requires_grad."""
-    modes = {f"{name} mode": module.training for name, module in model.named_modules()}
+    modes = {f"{name} mode": in_training(module) for name, module in model.named_modules()}
     return modes | {f"{name} requires_grad": p.requires_grad for name, p in model.named_parameters()}
 
 
@@ -71,13 +73,14 @@ def watching(model: nn.Module) -> Iterator[Watched]:
 
     def note(name: str) -> Any:
         def entered(module: nn.Module, inputs: Any) -> None:
-            if module.training:
-                seen.in_training.add(name or type(module).__name__)
+            for inner, part in module.named_modules() if isinstance(module, torch.jit.ScriptModule) else [("", module)]:
+                if in_training(part):
+                    seen.in_training.add(".".join(filter(None, (name, inner))) or type(module).__name__)
 
         return entered
 
-    hooks = [model.register_forward_hook(passed)]
-    hooks += [module.register_forward_pre_hook(note(name)) for name, module in model.named_modules()]
+    hooks = [after_forward(model, passed)]
+    hooks += [before_forward(module, note(name)) for name, module in model.named_modules()]
     try:
         yield seen
     finally:
@@ -109,7 +112,7 @@ class Path:
     @contextmanager
     def recording(self, model: nn.Module) -> Iterator[None]:
         """Look at every forward pass."""
-        hook = model.register_forward_hook(self._look)
+        hook = after_forward(model, self._look)
         try:
             yield
         finally:
@@ -214,7 +217,7 @@ def failing(model: nn.Module, after: int = 1) -> Iterator[None]:
         if calls > after:
             raise Stop
 
-    hook = model.register_forward_pre_hook(entered)
+    hook = before_forward(model, entered)
     try:
         yield
     finally:

@@ -19,6 +19,7 @@ from sparring.attacks import PGD, Attack, Cascade, WorstCase, described, identit
 from sparring.attacks.contract import aimed, has_threat
 from sparring.data import Data
 from sparring.errors import InputError
+from sparring.hooks import after_forward
 from sparring.models import checked_logits
 from sparring.precision import full_fp32
 from sparring.randomness import Stream
@@ -213,7 +214,7 @@ def counted(model: nn.Module) -> Iterator[Cost]:
             if output.requires_grad:
                 output.register_hook(backward)
 
-    hook = model.register_forward_hook(forward)
+    hook = after_forward(model, forward)
     started = time.perf_counter()
     try:
         yield cost
