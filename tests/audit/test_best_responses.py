@@ -194,6 +194,24 @@ def test_without_epochs_they_see_as_many_examples_as_the_games_own(exploited: Pa
         assert co_trained_examples(asking, 1437) == 3 * turns * 128
 
 
+def test_a_game_whose_adversary_asks_for_gradients_is_answered_by_such_too(tmp_path: Path) -> None:
+    run = recipes.recipe("gan_recurrent")
+    run = replace(run, defender=replace(run.defender, hidden=(16,)), training=replace(run.training, max_epochs=2))
+    folder = OutPaths(tmp_path).run("gan_recurrent", 0).folder
+    train_run(run, OutPaths(tmp_path).run("gan_recurrent", 0), load_data(run.data)[0])
+    records = exploit_runs(folder, ResponsePlan(fresh_seeds=2, epochs=2, precision="fp32"))
+    assert [r.kind for r in records] == ["x", "xy", "xg", "recurrent"]
+    own, blind = records[3], records[0]
+    assert own.parameters == 9 and own.worst < blind.worst - 0.05 and own.examples == 2 * 11 * 128
+    subject = of_run(folder)
+    at_hand = Evidence(subject, replace(SELF, n=60, fresh=2, fresh_steps=10**9), shipped())
+    assert len(at_hand.equals) == 2 and not [run for run, _ in at_hand.informed_adversaries if "recurrent" in run.name]
+    judged = g1(at_hand)
+    assert "2 equally informed seeds" in judged.evidence and f"{2 * 11 * 128:,} examples seen" in judged.evidence
+    more = Evidence(subject, replace(SELF, n=60, fresh=3, fresh_steps=7), shipped())
+    assert [r.examples for r in more.equal_responses] == [2 * 11 * 128, 2 * 11 * 128, 7 * 128]
+
+
 def test_a_copy_of_a_run_under_another_name_is_no_other_seed(exploited: Path, tmp_path: Path) -> None:
     shutil.copytree(exploited / "runs" / "fgsm", tmp_path / "runs" / "fgsm")
     folder = OutPaths(tmp_path).run("fgsm", 0).folder

@@ -1,12 +1,15 @@
 """Best responses of several kinds: what they see, what twice the training gains, the gap to the game."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from sparring.adversaries import RecurrentAdversary
 from sparring.attacks import LearnedAttack
 from sparring.config import Adversary as AdversaryConfig
 from sparring.config import Optimizer
@@ -14,6 +17,7 @@ from sparring.data.batches import Data
 from sparring.data.synthetic import linear_problem
 from sparring.errors import CorruptCheckpoint, InputError
 from sparring.evaluation import (
+    KINDS,
     BestResponses,
     attacked,
     best_responses,
@@ -23,6 +27,7 @@ from sparring.evaluation import (
     save_adversary,
     transfer,
 )
+from sparring.evaluation.exploitability import RECURRENT, fresh_adversaries
 from sparring.models import mlp
 from sparring.threat import ThreatModel
 
@@ -48,11 +53,11 @@ def found(setting: tuple[nn.Module, Data], **settings: object) -> BestResponses:
 
 
 def test_what_knows_more_gets_further_and_nothing_gets_too_far(setting: tuple[nn.Module, Data]) -> None:
-    responses = found(setting, kinds=("x", "xy", "xg", "xyg"), double=False)
+    responses = found(setting, kinds=KINDS, double=False)
     exact = linear_problem(128, D, seed=0).robust_accuracy(0.2)
-    left = {kind: responses.accuracy(kind) for kind in ("x", "xy", "xg", "xyg")}
+    left = {kind: responses.accuracy(kind) for kind in KINDS}
     assert exact <= responses.accuracy() <= min(left.values())
-    assert left["xg"] <= exact + 0.1 and left["xg"] < left["x"]
+    assert left["xg"] <= exact + 0.1 and left["xg"] < left["x"] and left["recurrent"] == pytest.approx(exact, abs=0.01)
     assert [(r.kind, r.seed) for r in responses.responses] == [(k, s) for k in left for s in (0, 1)]
     assert all(r.parameters > 0 and r.training.forwards > 0 for r in responses.responses)
     assert responses.gains == ()
@@ -131,18 +136,33 @@ def test_bf16_casts_the_weights_anew_at_every_step_and_leaves_about_as_much(sett
     assert left["bf16"] == pytest.approx(left["fp32"], abs=0.1) and left["bf16"] < untrained - 0.1
 
 
-@pytest.mark.parametrize("kind", ["x", "xy", "xg"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_saved_adversary_comes_back_as_it_was(kind: str, setting: tuple[nn.Module, Data], tmp_path: Path) -> None:
-    from sparring.evaluation import KINDS
-
     model, data = setting
     threat = ThreatModel(0.2, (D,))
-    adversary = fresh_adversary(model, data, threat, seed=0, epochs=1, settings=SMALL, sees=KINDS[kind])
+    like = RecurrentAdversary((D,), queries=3, hidden=4, rounds=2, begin=0.5) if kind == "recurrent" else None
+    adversary = fresh_adversary(model, data, threat, seed=0, epochs=1, settings=SMALL, sees=KINDS[kind], like=like)
     save_adversary(tmp_path / "a.safetensors", adversary, SMALL, kind)
     again = load_adversary(tmp_path / "a.safetensors")
-    assert again.sees == adversary.sees and not again.training
+    assert again.sees == adversary.sees and not again.training and repr(again) == repr(adversary)
     x, y = data.images, data.labels
     assert torch.equal(LearnedAttack(again, threat)(model, x, y), LearnedAttack(adversary, threat)(model, x, y))
+
+
+def test_recurrent_ones_are_like_the_games_own_and_trained_together_as_alone(setting: tuple[nn.Module, Data]) -> None:
+    model, data = setting
+    like, threat = RecurrentAdversary((D,), queries=3, hidden=4), ThreatModel(0.2, (D,))
+    how: dict[str, Any] = {"epochs": 3, "settings": RECURRENT, "like": like, "batch_size": 32}
+    together = fresh_adversaries(model, data, threat, seeds=(0, 1), **how)
+    weights = [torch.cat([p.detach().flatten() for p in a.parameters()]) for a in (like, *together)]
+    assert all(isinstance(a, RecurrentAdversary) and a.settings == like.settings for a in together)
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(weights, 2))
+    for seed, adversary in enumerate(together):
+        alone = fresh_adversary(model, data, threat, seed=seed, **how)
+        for a, b in zip(alone.parameters(), adversary.parameters(), strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+    responses = found(setting, kinds=("recurrent",), like=like)
+    assert [(r.epochs, r.parameters) for r in responses.responses] == 2 * [(2, len(weights[0])), (4, len(weights[0]))]
 
 
 def test_a_file_of_something_else_is_refused(setting: tuple[nn.Module, Data], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ hidden units, K queries; u is the perturbation over the radius, in [-1, 1].
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,8 +75,12 @@ class RecurrentAdversary(nn.Module):
 
     def afresh(self, generator: torch.Generator | None = None) -> "RecurrentAdversary":
         """An untrained one with as many queries, hidden units and rounds."""
-        own = {"queries": self.queries, "hidden": self.hidden, "rounds": self.rounds}
-        return RecurrentAdversary(self.shape, **own, begin=self.begin, generator=generator)
+        return RecurrentAdversary(self.shape, **self.settings, generator=generator)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What an untrained one of its kind is made with, beside the shape."""
+        return {"queries": self.queries, "hidden": self.hidden, "rounds": self.rounds, "begin": self.begin}
 
     def first_point(self, x: Tensor) -> Tensor:
         """The u, of the shape of inputs x, that it starts from as an attack."""
@@ -155,7 +160,7 @@ class RecurrentAdversary(nn.Module):
 def stack_recurrent(adversaries: Sequence[RecurrentAdversary]) -> RecurrentAdversary:
     """S of them as one; raises CannotStack where they differ in more than their weights."""
     first = adversaries[0]
-    if len({(a.shape, a.queries, a.hidden, a.rounds, a.begin) for a in adversaries}) > 1:
+    if any((a.shape, a.settings) != (first.shape, first.settings) for a in adversaries):
         raise CannotStack("a stack needs recurrent adversaries of one shape, number of queries and hidden units")
     stacked = first.afresh()
     for name, _ in list(stacked.named_parameters()):

@@ -18,6 +18,7 @@ SEEING = {
     "xy": "the label",
     "xg": "the gradient",
     "xyg": "label and gradient",
+    "recurrent": "the gradient again and again",
     "as its own": "as much as its own",
 }
 SEEDS = 3  # of best responses that saw enough, for a PASS of G1

@@ -7,12 +7,13 @@ from functools import cached_property
 
 from torch import nn
 
-from sparring.adversaries import Adversary, AnyAdversary
+from sparring.adversaries import AnyAdversary, RecurrentAdversary
 from sparring.attacks import LearnedAttack
 from sparring.auditing.ground import Ground
 from sparring.auditing.responses import Response, longer, respond, surrogate
 from sparring.auditing.runs import AttackRun
 from sparring.auditing.subject import Fresh
+from sparring.evaluation.responses import KINDS
 
 
 class Opponents(Ground):
@@ -33,19 +34,23 @@ class Opponents(Ground):
     @cached_property
     def responses(self) -> list[Response]:
         """Best responses that see x only: those at hand, then as many trained here as the level's number of seeds still lacks."""
-        found = [Response(r.adversary.to(self.device), r.steps, r.examples) for r in self.given]
-        taken = {r.seed for r in self.given}
-        unused = (seed for seed in itertools.count(self.seed) if seed not in taken)
-        return found + self._trained(itertools.islice(unused, max(0, self.level.fresh - len(found))), len(found))
+        return self._enough(self.given)
 
     @cached_property
     def equal_responses(self) -> list[Response]:
-        """Best responses that see what the co-trained adversary sees, where that is more than x; the level's number of seeds."""
+        """Best responses that see what the co-trained adversary sees, where that is more than x: at hand, then trained here."""
         if self.network is None or self.network.sees == ("x",):
             return []
-        return self._trained(range(self.seed, self.seed + self.level.fresh), 0, self.network)
+        return self._enough(longest(self.at_hand, self.equal_kind), self.network)
 
-    def _trained(self, seeds: Iterable[int], before: int, like: AnyAdversary | None = None) -> list[Response]:
+    def _enough(self, at_hand: Sequence[Fresh], like: AnyAdversary | None = None) -> list[Response]:
+        """Those at hand, then as many trained here, that see as much as `like`, as the level's number of seeds still lacks."""
+        found = [Response(r.adversary.to(self.device), r.steps, r.examples) for r in at_hand]
+        taken = {r.seed for r in at_hand}
+        unused = (seed for seed in itertools.count(self.seed) if seed not in taken)
+        return found + self._trained(itertools.islice(unused, max(0, self.level.fresh - len(found))), len(found), like)
+
+    def _trained(self, seeds: Iterable[int], before: int, like: AnyAdversary | None) -> list[Response]:
         """Best responses of these seeds, that see as much as `like`; none where there is nothing to train on."""
         if self.training_data is None:
             return []
@@ -93,10 +98,18 @@ class Opponents(Ground):
         """Those at hand that see x only, the longest training of each seed."""
         return longest(self.at_hand, "x")
 
+    @property
+    def equal_kind(self) -> str:
+        """The kind of the best responses that see as much as the co-trained adversary, and as often; "" without one."""
+        network = self.network
+        if isinstance(network, RecurrentAdversary):
+            return "recurrent"
+        return "" if network is None else next((kind for kind, seen in KINDS.items() if seen == network.sees), "")
+
     @cached_property
-    def informed_adversaries(self) -> list[tuple[AttackRun, Adversary]]:
-        """The best responses at hand that see more than x, each with its run."""
-        kinds = dict.fromkeys(r.kind for r in self.at_hand if r.kind != "x")
+    def informed_adversaries(self) -> list[tuple[AttackRun, AnyAdversary]]:
+        """The best responses at hand that see more than x, each with its run; those like the game's own are in `equals`."""
+        kinds = dict.fromkeys(r.kind for r in self.at_hand if r.kind not in ("x", self.equal_kind))
         known = [(f"best response {r.kind} {r.seed}", r) for kind in kinds for r in longest(self.at_hand, kind)]
         return [
             (self.run(name, "learned", LearnedAttack(network, self.threat())), network)

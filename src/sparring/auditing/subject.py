@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from sparring.adversaries import Adversary, AnyAdversary
+from sparring.adversaries import AnyAdversary
 from sparring.attacks import Attack, LearnedAttack
 from sparring.data import Data
 from sparring.threat import ThreatModel
@@ -31,7 +31,7 @@ class Fresh:
 
     kind: str
     seed: int
-    adversary: Adversary
+    adversary: AnyAdversary
     eps: float  # at which it was trained; it is used at this eps only
     steps: int
     examples: int  # seen in training, repetitions counted

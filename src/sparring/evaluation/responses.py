@@ -12,15 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparring.adversaries import Adversary, Seen
+from sparring.adversaries import AnyAdversary, RecurrentAdversary, Seen
 from sparring.adversaries.adversary import n_parameters
+from sparring.adversaries.recurrent import ROUNDS
 from sparring.attacks import LearnedAttack
 from sparring.config import Adversary as AdversaryConfig
 from sparring.config import from_dict, to_dict
 from sparring.data import Data
 from sparring.errors import CorruptCheckpoint, InputError, nearest
 from sparring.evaluation.accuracy import Cost, Outcome, attacked, counted
-from sparring.evaluation.exploitability import FRESH, OnEpoch, fresh_adversaries, new_adversary
+from sparring.evaluation.exploitability import FRESH, RECURRENT, OnEpoch, fresh_adversaries, new_adversary
 from sparring.evaluation.pieces import fingerprint
 from sparring.evaluation.statistics import Interval, paired_bootstrap
 from sparring.game.checkpoint import load_weights, read_verified, save_weights
@@ -33,6 +34,7 @@ KINDS: Mapping[str, tuple[Seen, ...]] = {
     "xy": ("x", "label"),
     "xg": ("x", "gradient"),
     "xyg": ("x", "label", "gradient"),
+    "recurrent": ("x", "label", "gradient"),  # and the gradient again, query after query, as a game's own may be
 }
 
 
@@ -122,6 +124,7 @@ def best_responses_to_each(
     seeds: Sequence[int] = (0, 1, 2),
     epochs: int = 1,
     settings: AdversaryConfig = FRESH,
+    like: RecurrentAdversary | None = None,
     batch_size: int = 128,
     precision: Precision = "fp32",
     double: bool = True,
@@ -132,7 +135,8 @@ def best_responses_to_each(
 ) -> list[BestResponses]:
     """The best responses to each of several models of one architecture; all of a kind train as one stack.
 
-    `settings` and `epochs` should be at least those of the co-trained adversary. With `double`, each is then
+    `settings` and `epochs` should be at least those of the co-trained adversary. Those of kind "recurrent" have settings of their
+    own, and as many queries, hidden units and rounds as the one they are `like`, else 2, 0 and 10. With `double`, each is then
     trained for as long again, its rate set up again at half, which tells whether training had converged; these count among
     the responses too. `in_games` are (N,) bool each: right under the co-trained adversary. With `folders`, trained
     adversaries are kept there, each model's in its own, and not trained again. `precision` is that of the
@@ -148,13 +152,14 @@ def best_responses_to_each(
     threat = ThreatModel(eps, test.shape)
     pairs = [_Pair(model, folder, seed) for model, folder in zip(models, folders, strict=True) for seed in seeds]
     found: dict[int, list[Response]] = {i: [] for i in range(len(models))}
-    o = settings.optimizer
-    lengths = [(epochs, settings), (2 * epochs, replace(settings, optimizer=replace(o, lr=o.lr / 2)))]
     for kind in kinds:
         made: list[list[Response]] = [[] for _ in pairs]
-        starts: list[Adversary] | None = None
-        for length, how in lengths[: 2 if double else 1]:
-            training = _Training(kind, length, how, batch_size, precision)
+        starts: list[AnyAdversary] | None = None
+        fresh = like or RecurrentAdversary(test.shape, rounds=ROUNDS) if kind == "recurrent" else None
+        first = settings if fresh is None else RECURRENT
+        on = replace(first, optimizer=replace(first.optimizer, lr=first.optimizer.lr / 2))
+        for length, how in [(epochs, first), (2 * epochs, on)][: 2 if double else 1]:
+            training = _Training(kind, length, how, batch_size, precision, fresh)
             trained = _trained(pairs, train_on, threat, training, starts, on_epoch)
             starts = [adversary for adversary, _ in trained]
             for responses, pair, (adversary, cost) in zip(made, pairs, trained, strict=True):
@@ -184,28 +189,31 @@ def check_kinds(kinds: Sequence[str]) -> None:
 
 def save_adversary(
     path: Path,
-    adversary: Adversary,
+    adversary: AnyAdversary,
     settings: AdversaryConfig,
     kind: str = "x",
     header: Mapping[str, Any] | None = None,
 ) -> None:
     """A fresh adversary's weights, with all that `load_adversary` needs to build it."""
-    described = {
-        "kind": kind,
-        "settings": to_dict(settings),
-        "shape": adversary.shape,
-        "n_classes": adversary.n_classes,
-    }
+    described: dict[str, Any] = {"kind": kind, "settings": to_dict(settings), "shape": adversary.shape}
+    if isinstance(adversary, RecurrentAdversary):
+        described["recurrent"] = adversary.settings
+    else:
+        described["n_classes"] = adversary.n_classes
     save_weights(path, adversary, described | dict(header or {}))
 
 
-def load_adversary(path: Path) -> Adversary:
+def load_adversary(path: Path) -> AnyAdversary:
     """The adversary of such a file, in evaluation mode; raises CorruptCheckpoint where it is none, or is damaged."""
     header = read_verified(path)[1]
     try:
         settings = from_dict(AdversaryConfig, header["settings"])
-        shape, n_classes, kind = tuple(header["shape"]), int(header["n_classes"]), header["kind"]
-        adversary = new_adversary(shape, n_classes, settings, KINDS[kind], seed=0)
+        shape, kind = tuple(header["shape"]), header["kind"]
+        adversary: AnyAdversary
+        if kind == "recurrent":
+            adversary = RecurrentAdversary(shape, **header["recurrent"])
+        else:
+            adversary = new_adversary(shape, int(header["n_classes"]), settings, KINDS[kind], seed=0)
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptCheckpoint(f"{path} is no adversary's file: {type(error).__name__}: {error}") from None
     load_weights(path, adversary)
@@ -230,6 +238,7 @@ class _Training:
     settings: AdversaryConfig
     batch_size: int
     precision: Precision
+    like: RecurrentAdversary | None  # those of the recurrent kind
 
     def path(self, pair: _Pair) -> Path | None:
         name = f"best-response-{self.kind}-seed{pair.seed}-epochs{self.epochs}.safetensors"
@@ -237,6 +246,7 @@ class _Training:
 
     def stamp(self, pair: _Pair, data: Data, threat: ThreatModel, goes_on: bool) -> str:
         how = [to_dict(self.settings), self.batch_size, self.precision, goes_on]
+        how += [] if self.like is None else [self.like.settings]
         return fingerprint([pair.model, data.fingerprint, threat, self.kind, pair.seed, self.epochs, *how])
 
 
@@ -245,9 +255,9 @@ def _trained(
     data: Data,
     threat: ThreatModel,
     training: _Training,
-    starts: Sequence[Adversary] | None,
+    starts: Sequence[AnyAdversary] | None,
     on_epoch: OnEpoch,
-) -> list[tuple[Adversary, Cost]]:
+) -> list[tuple[AnyAdversary, Cost]]:
     """A fresh adversary for each pair, the first half of its epochs those of its start where there are starts; its cost.
 
     From the folders where they are there already; all others are trained together.
@@ -268,6 +278,7 @@ def _trained(
                 epochs=training.epochs // 2 if goes_on else training.epochs,
                 settings=training.settings,
                 sees=KINDS[training.kind],
+                like=training.like,
                 starts=None if starts is None else [starts[i] for i in todo],
                 batch_size=training.batch_size,
                 precision=training.precision,
@@ -282,7 +293,7 @@ def _trained(
     return [one for one in found if one is not None]
 
 
-def _kept(path: Path | None, stamp: str, data: Data) -> tuple[Adversary, Cost] | None:
+def _kept(path: Path | None, stamp: str, data: Data) -> tuple[AnyAdversary, Cost] | None:
     """An adversary from its file, if it was trained just so."""
     if path is None or not path.exists():
         return None
@@ -298,7 +309,7 @@ def _kept(path: Path | None, stamp: str, data: Data) -> tuple[Adversary, Cost] |
 def _keep(
     path: Path,
     pair: _Pair,
-    adversary: Adversary,
+    adversary: AnyAdversary,
     cost: Cost,
     training: _Training,
     stamp: str,

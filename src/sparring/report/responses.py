@@ -6,7 +6,13 @@ from sparring.report.headline import cell
 from sparring.report.sections import Rows
 from sparring.report.source import Source
 
-SEEING = {"x": "x alone", "xy": "x and the label", "xg": "x and the gradient", "xyg": "x, label and gradient"}
+SEEING = {
+    "x": "x alone",
+    "xy": "x and the label",
+    "xg": "x and the gradient",
+    "xyg": "x, label and gradient",
+    "recurrent": "the gradient, again and again",
+}
 
 
 def kinds(source: Source) -> list[dict[str, str]]:

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sparring.adversaries import RecurrentAdversary
 from sparring.claims.summary import Key, Value, averaged
 from sparring.config import Data as DataConfig
 from sparring.config import Run
@@ -27,6 +28,7 @@ from sparring.reproduction.finished import each, finished
 from sparring.targets import co_trained_examples, epochs_alone
 
 BATCH, LR = 512, 0.3
+RECURRENT_BATCH = 128  # of a few numbers, which need steps
 WITHOUT_A_GAME = 6  # epochs against a defender that played none
 HALVINGS = 6  # of the rate, over a training
 
@@ -35,7 +37,7 @@ HALVINGS = 6  # of the rate, over a training
 class ResponsePlan:
     """Which best responses to train: kinds, how many seeds of each, and how long."""
 
-    kinds: tuple[str, ...] = ("x", "xy", "xg")
+    kinds: tuple[str, ...] | None = None  # None: x, xy and xg, and recurrent where the game's own adversary is
     fresh_seeds: int = 3
     epochs: int = 0  # rounded up to an even number; 0: as many perturbed examples as the co-trained adversary saw
     precision: Precision | Literal["auto"] = (
@@ -43,6 +45,12 @@ class ResponsePlan:
     )
     data_root: str | None = None
     device: str = "cpu"
+
+    def kinds_for(self, run: Run) -> tuple[str, ...]:
+        """The kinds of adversary that meet the defender of a run."""
+        if self.kinds is not None:
+            return self.kinds
+        return ("x", "xy", "xg") if run.recurrent is None else ("x", "xy", "xg", "recurrent")
 
 
 def exploit_runs(
@@ -57,7 +65,8 @@ def exploit_runs(
     Each run gets best-responses/ with the adversaries, where its audit finds them, and responses.jsonl; an output folder all
     records in its own responses.jsonl. Raises InputError where there is no finished run.
     """
-    check_kinds(plan.kinds)
+    if plan.kinds is not None:
+        check_kinds(plan.kinds)
     if plan.precision not in ("auto", "fp32", "bf16"):
         raise InputError(f"precision is auto, fp32 or bf16; got {plan.precision!r}")
     if plan.fresh_seeds < 1 or plan.epochs < 0:
@@ -119,9 +128,10 @@ def exploit_group(folders: Sequence[Path], plan: ResponsePlan) -> dict[Path, lis
         hidden = run.adversary.hidden if run.adversary else FRESH.hidden
         every = max(1, round(half / HALVINGS))
         settings = replace(FRESH, hidden=hidden, optimizer=replace(FRESH.optimizer, lr=LR, every=every))
-        batch = min(BATCH, len(train_on))
+        like = alike[0].trained.adversary
         own = [target.in_game(test, device) for target in alike]
-        for kind in plan.kinds:
+        for kind in plan.kinds_for(run):
+            batch = min(RECURRENT_BATCH if kind == "recurrent" else BATCH, len(train_on))
             found = best_responses_to_each(
                 [target.trained.defender for target in alike],
                 train_on,
@@ -131,6 +141,7 @@ def exploit_group(folders: Sequence[Path], plan: ResponsePlan) -> dict[Path, lis
                 seeds=range(plan.fresh_seeds),
                 epochs=half,
                 settings=settings,
+                like=like if isinstance(like, RecurrentAdversary) else None,
                 batch_size=batch,
                 precision=precision,
                 in_games=own,
@@ -163,7 +174,7 @@ class _Target:
         half = math.ceil((plan.epochs or (WITHOUT_A_GAME if seen is None else math.ceil(seen / per_epoch))) / 2)
         known = read(paths.responses, BestResponseRecord)
         digest = trained.record.defender_sha256
-        others = tuple(r for r in known if r.defender_sha256 == digest and r.kind not in plan.kinds)
+        others = tuple(r for r in known if r.defender_sha256 == digest and r.kind not in plan.kinds_for(trained.run))
         return cls(trained, paths, seen, half, others)
 
     def in_game(self, test: Data, device: torch.device) -> Tensor | None:

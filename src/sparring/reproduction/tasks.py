@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from sparring.adversaries import Adversary
+from sparring.adversaries import AnyAdversary
 from sparring.attacks import LearnedAttack
 from sparring.config import Adversary as AdversaryConfig
 from sparring.config import Data as DataConfig
@@ -171,7 +171,7 @@ def _sweep(task: Task, plan: Plan) -> bool:
 
 def _fresh(
     models: Sequence[nn.Module], data: Data, threat: ThreatModel, seeds: Sequence[int], epochs: int, **settings: Any
-) -> list[Adversary]:
+) -> list[AnyAdversary]:
     """One fresh adversary for each model, all trained as one stack."""
     target = stack(models).to(data.images.device).eval()
     return fresh_adversaries(target, data, threat, seeds=seeds, epochs=epochs, stacked=True, **settings)
