@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from sparring.adversaries import Adversary, RecurrentAdversary
 from sparring.attacks import PGD, LearnedAttack, fgsm
-from sparring.auditing import CHECKS, Audit, Subject, audit, audit_subject
+from sparring.auditing import CHECKS, Audit, Claimed, Subject, audit, audit_subject
 from sparring.auditing.evidence import Evidence
 from sparring.auditing.given import attack_at, checked
 from sparring.auditing.selftest import SELF
+from sparring.auditing.thresholds import shipped
 from sparring.data import Data, load
 from sparring.errors import InputError
 from sparring.models import mlp
@@ -78,6 +79,23 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"attack": Bare()}, "attack is a Bare.* expected a function of the threat model"),
     ({"attack": lambda threat: 0.1}, "attack returned a float for .* expected an attack"),
     ({"attack": unlucky}, "attack failed on .*: of mine"),
+    ({"sources": {"mine": net(9)}}, r"sources\['mine'\] returned \(8, 9\)"),
+    ({"sources": {"mine": net(12)}}, r"sources\['mine'\] returns 12 logits, the model 10"),
+    ({"siblings": {"seed1": net(size=16)}}, r"siblings\['seed1'\] fails on inputs"),
+    ({"past_defenders": [net(), "net"]}, r"past_defenders\[1\] is a str; expected a torch.nn.Module"),
+    ({"learned": {"a game": PGD(THREAT)}}, r"learned\['a game'\] is a PGD; expected a LearnedAttack"),
+    (
+        {"past": [LearnedAttack(RecurrentAdversary((1, 4, 4)), THREAT)]},
+        r"past\[0\] is for inputs \(1, 4, 4\)",
+    ),
+    (
+        {"claimed": Claimed(torch.rand(5, 64), torch.ones(5, dtype=torch.bool), 0.1)},
+        r"claimed.x_adv is float32 of shape \(5, 64\); expected float images \(N, 1, 8, 8\)",
+    ),
+    (
+        {"claimed": Claimed(torch.rand(5, 1, 8, 8), torch.ones(4, dtype=torch.bool), 0.1)},
+        r"claimed.robust is bool of shape \(4,\); expected bool of shape \(5,\)",
+    ),
     ({"fgsm": 3}, "fgsm is a int; expected a function of the threat model"),
 ]
 
@@ -140,3 +158,13 @@ def test_an_attack_with_a_threat_is_aimed(eps: float, plain: nn.Module) -> None:
 @pytest.mark.parametrize("given", [PGD, partial(PGD, steps=3), fgsm, lambda threat, steps=3: PGD(threat, steps=steps)])
 def test_a_function_of_the_threat_model_is_left_as_it_is(given: Any) -> None:
     assert attack_at(given, THREAT, "attack") is given
+
+
+def test_of_a_claim_on_more_images_those_that_are_audited_are_verified(plain: nn.Module) -> None:
+    few = Evidence(Subject(plain, TEST, (0.1,)), FEW, shipped()).indices
+    order = torch.cat([few, torch.tensor(sorted({*range(len(TEST))} - {*few.tolist()}))])
+    x = TEST.floats(order)
+    right = plain(x).argmax(-1) == TEST.labels[order]
+    for robust, status in ((right, "PASS"), (torch.ones_like(right), "FAIL")):
+        subject = Subject(plain, TEST, (0.1,), claimed=Claimed(x, robust, 0.1))
+        assert audit_subject(subject, level=FEW, checks={"I5": CHECKS["I5"]})["I5"].status == status

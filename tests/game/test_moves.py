@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import pytest
@@ -422,3 +423,27 @@ def test_an_adversary_of_another_kind_than_the_move_plays_is_refused_in_words(na
         got = f"^{name} needs a network of type {type(fits).__name__} as adversary; got {type(network).__name__}: "
         with pytest.raises(InputError, match=f"{got}({advice})"):
             a_move(name, player("adversary", network, maximize=True))
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"mix": "halves"}, r"^mix cannot be 'halves'"),
+    ({"clean_share": 1.5}, r"^clean_share is 1.5; expected a share of the minibatch, from 0 to 1$"),
+    ({"clean_share": float("nan")}, r"^clean_share is nan"),
+    ({"others": "turn"}, r"^others cannot be 'turn'; did you mean 'turns'"),
+    ({"clip": "plane"}, r"^clip cannot be 'plane'; did you mean 'plain'"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), WRONG)
+def test_settings_that_are_none_are_refused_when_the_move_is_made(settings: dict[str, Any], message: str) -> None:
+    defender, plain = defender_of(), player("adversary", Adversary(mlp(SHAPE, [16])), maximize=True)
+    asking = player("adversary", RecurrentAdversary(SHAPE), maximize=True)
+    radii, stream = Radii(0.2, None, Stream(0, "radii")), Stream(0, "attack")
+    makers: list[Callable[..., Move]] = [partial(duel, defender, plain, THREAT, alternating())]
+    if not settings.keys() & {"others", "clip"}:
+        makers += [partial(against, defender, fgsm(THREAT)), partial(pursuit, defender, asking, THREAT, radii, stream)]
+    if "clip" in settings:
+        makers += [partial(best_response, plain, defender.network, THREAT)]
+    for made in makers:
+        with pytest.raises(InputError, match=message):
+            made(**settings)

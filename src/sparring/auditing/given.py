@@ -12,7 +12,7 @@ from sparring import modes
 from sparring.adversaries import Adversary, RecurrentAdversary
 from sparring.attacks import LearnedAttack
 from sparring.attacks.contract import has_threat
-from sparring.auditing.subject import AttackAt, Subject
+from sparring.auditing.subject import AttackAt, Claimed, Subject
 from sparring.data import Data, as_data
 from sparring.errors import InputError, line_of
 from sparring.evaluation.accuracy import inside
@@ -25,14 +25,21 @@ ATTACKS = "a function of the threat model that returns an attack, an attack with
 def checked(subject: Subject) -> Subject:
     """The subject with as many classes as its model knows, and its attacks as functions of the threat model.
 
-    Raises InputError for a model, training data, a twin, an adversary or an attack that does not fit the data.
+    Raises InputError for a model, training data, an adversary, an attack or a claim that does not fit the data.
     """
     data = classes_of(subject.data, subject.model)
     threat = ThreatModel(subject.eps[0], data.shape)
-    if subject.twin is not None and (n := n_outputs(subject.twin, data, "the twin")) != data.n_classes:
-        raise InputError(f"the twin returns {n} logits, the model {data.n_classes}; give a twin with the same classes")
+    for name, model in _models(subject).items():
+        if (n := n_outputs(model, data, name)) != data.n_classes:
+            raise InputError(f"{name} returns {n} logits, the model {data.n_classes}; give one with the same classes")
     if subject.adversary is not None:
         _check_adversary(subject.adversary, data)
+    for name, attack in _learned(subject).items():
+        if not isinstance(attack, LearnedAttack):
+            raise InputError(f"{name} is a {type(attack).__name__}; expected a LearnedAttack")
+        _check_adversary(attack, data, name)
+    if subject.claimed is not None:
+        _check_claimed(subject.claimed, data)
     return replace(
         subject,
         data=data,
@@ -40,6 +47,20 @@ def checked(subject: Subject) -> Subject:
         attack=None if subject.attack is None else attack_at(subject.attack, threat, "attack"),
         fgsm=None if subject.fgsm is None else attack_at(subject.fgsm, threat, "fgsm"),
     )
+
+
+def _models(subject: Subject) -> dict[str, Any]:
+    """The networks that are given beside the model, by what messages call them."""
+    found = {} if subject.twin is None else {"the twin": subject.twin}
+    found |= {f"sources[{name!r}]": model for name, model in subject.sources.items()}
+    found |= {f"siblings[{name!r}]": model for name, model in subject.siblings.items()}
+    return found | {f"past_defenders[{i}]": model for i, model in enumerate(subject.past_defenders)}
+
+
+def _learned(subject: Subject) -> dict[str, Any]:
+    """The learned attacks that are, in the same way."""
+    found = {f"learned[{name!r}]": attack for name, attack in subject.learned.items()}
+    return found | {f"past[{i}]": attack for i, attack in enumerate(subject.past)}
 
 
 def classes_of(data: Data, model: nn.Module) -> Data:
@@ -101,30 +122,39 @@ def _signature(given: Any) -> inspect.Signature | None:
         return None
 
 
-def _check_adversary(given: Any, data: Data) -> None:
+def _check_claimed(claimed: Claimed, data: Data) -> None:
+    """Raises InputError for adversarial images that are no such images, or verdicts that are none on as many."""
+    x_adv, robust = claimed.x_adv, claimed.robust
+    if x_adv.shape[1:] != data.shape or not x_adv.is_floating_point():
+        got = f"{x_adv.dtype} of shape {tuple(x_adv.shape)}".removeprefix("torch.")
+        raise InputError(f"claimed.x_adv is {got}; expected float images (N, {', '.join(map(str, data.shape))})")
+    if robust.shape != x_adv.shape[:1] or robust.dtype != torch.bool:
+        got = f"{robust.dtype} of shape {tuple(robust.shape)}".removeprefix("torch.")
+        raise InputError(f"claimed.robust is {got}; expected bool of shape ({len(x_adv)},), one verdict an image")
+
+
+def _check_adversary(given: Any, data: Data, name: str = "adversary") -> None:
     """Raises InputError for what is no adversary, or one for other inputs or classes."""
     network = given.adversary if isinstance(given, LearnedAttack) else given
     if not isinstance(network, Adversary | RecurrentAdversary):
         expected = "the network of the game, an Adversary or a RecurrentAdversary, or a LearnedAttack"
-        raise InputError(
-            f"adversary is a {type(network).__name__}; expected {expected}; another attack goes to attack="
-        )
+        raise InputError(f"{name} is a {type(network).__name__}; expected {expected}; another attack goes to attack=")
     if network.shape is not None and tuple(network.shape) != data.shape:
         raise InputError(
-            f"adversary is for inputs {tuple(network.shape)}; the data are {data.shape}: give the game's own data"
+            f"{name} is for inputs {tuple(network.shape)}; the data are {data.shape}: give the game's own data"
         )
     if isinstance(network, RecurrentAdversary):
         return
     if "label" in network.sees and (network.n_classes or 0) < data.n_classes:
         raise InputError(
-            f"adversary sees {network.n_classes} classes; the data have {data.n_classes}: give the game's own data"
+            f"{name} sees {network.n_classes} classes; the data have {data.n_classes}: give the game's own data"
         )
     x, y = _two(data, network)
     try:
         with torch.no_grad(), modes.evaluation(network), torch.random.fork_rng(devices=_drawn(x)):
             network(x, y, torch.zeros_like(x))
     except Exception as error:
-        raise InputError(f"adversary takes no inputs of shape {tuple(x.shape)}: {line_of(error)}") from error
+        raise InputError(f"{name} takes no inputs of shape {tuple(x.shape)}: {line_of(error)}") from error
 
 
 def _training(given: Any, data: Data) -> Data:

@@ -75,7 +75,7 @@ class Subject:
     adversary: AnyAdversary | LearnedAttack | None = None  # the co-trained one
     twin: nn.Module | None = None  # same architecture and budget, clean training
     sources: Mapping[str, nn.Module] = field(default_factory=dict)  # of transfer
-    learned: Mapping[str, LearnedAttack] = field(default_factory=dict)  # other adversaries that see x only
+    learned: Mapping[str, LearnedAttack] = field(default_factory=dict)  # adversaries of other games
     fresh: Sequence[Fresh] = ()  # best responses at hand; the audit trains what its level lacks of seeds
     siblings: Mapping[str, nn.Module] = field(default_factory=dict)  # other seeds of the defender
     past: Sequence[LearnedAttack] = ()  # the adversary at past checkpoints, oldest first

@@ -6,7 +6,7 @@ and, on the training batch as it was met, the accuracies. Clean and perturbed ex
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from sparring.attacks import Attack
 from sparring.attacks.contract import aimed
 from sparring.attacks.learned import Clip, perturb, shown_to
 from sparring.config import n_clean
-from sparring.errors import InputError
+from sparring.errors import InputError, one_of
 from sparring.game.dynamics import Dynamic, Turn
 from sparring.game.player import Player
 from sparring.game.radii import Radii
@@ -27,6 +27,8 @@ from sparring.threat import ThreatModel
 
 Metrics = dict[str, Tensor]
 Move = Callable[[Tensor, Tensor], Metrics]
+Mix = Literal["split", "both"]
+Others = Literal["turns", "training"]
 
 
 def against(
@@ -34,15 +36,16 @@ def against(
     attack: Attack,
     *,
     clean_share: float = 0.5,
-    mix: Literal["split", "both"] = "split",
+    mix: Mix = "split",
     loss: Loss = cross_entropy,
     radii: Radii | None = None,
 ) -> Move:
     """The defender steps; its opponent is a fixed attack on its current parameters (paper, equation 5).
 
     With `clean_share` 1 the attack is never called (vanilla); with 0 every example is perturbed (the noise model). `radii` draw
-    each example's radius; the attack then needs a field `threat`.
+    each example's radius; the attack then needs a field `threat`. Raises InputError for another `mix` or an impossible share.
     """
+    check_shares(clean_share, mix)
 
     def move(x: Tensor, y: Tensor) -> Metrics:
         batch = Batch(x, y, clean_share, mix)
@@ -64,18 +67,21 @@ def duel(
     dynamic: Dynamic,
     *,
     clean_share: float = 0.5,
-    mix: Literal["split", "both"] = "split",
+    mix: Mix = "split",
     loss: Loss = cross_entropy,
     adversary_loss: Loss = cross_entropy,
     clip: Clip = "plain",
-    others: Literal["turns", "training"] = "turns",
+    others: Others = "turns",
 ) -> Move:
     """Both players step (paper, equations 3 to 5): V = E[J(x + eps A(x), y)] on the perturbed share of each batch.
 
     `others` "turns": on one player's turn the other is frozen, in evaluation mode. "training": it is in
     training mode too (docs/claims.md, ambiguity p). Raises ValueError for an adversary whose optimizer does not maximise,
-    InputError for a network that is no Adversary.
+    InputError for a network that is no Adversary, another word or an impossible share.
     """
+    check_shares(clean_share, mix)
+    one_of("others", others, get_args(Others))
+    one_of("clip", clip, get_args(Clip))
     network = network_of(adversary, Adversary, "duel")
     seen: Metrics = {}
 
@@ -111,6 +117,7 @@ def best_response(
 
     Beside the input it is shown what it sees: the label, the model's gradient. Raises as `duel` does.
     """
+    one_of("clip", clip, get_args(Clip))
     network = network_of(adversary, Adversary, "best_response")
 
     def move(x: Tensor, y: Tensor) -> Metrics:
@@ -142,10 +149,17 @@ def in_precision(move: Move, name: Precision) -> Move:
     return cast
 
 
+def check_shares(clean_share: float, mix: Mix) -> None:
+    """Raises InputError for another word than those of Mix, or a share that is none."""
+    one_of("mix", mix, get_args(Mix))
+    if not 0 <= clean_share <= 1:
+        raise InputError(f"clean_share is {clean_share}; expected a share of the minibatch, from 0 to 1")
+
+
 class Batch:
     """A minibatch in two parts along its batch axis: what stays clean, and what is perturbed."""
 
-    def __init__(self, x: Tensor, y: Tensor, clean_share: float, mix: Literal["split", "both"]) -> None:
+    def __init__(self, x: Tensor, y: Tensor, clean_share: float, mix: Mix) -> None:
         self.dim = y.ndim - 1
         n = y.shape[self.dim]
         if mix == "both":
@@ -206,7 +220,7 @@ def network_of(adversary: Player, kind: type[Kind], move: str) -> Kind:
     )
 
 
-def _resting(network: nn.Module, others: Literal["turns", "training"]) -> AbstractContextManager[None]:
+def _resting(network: nn.Module, others: Others) -> AbstractContextManager[None]:
     """The mode of a player whose turn it is not."""
     return modes.frozen(network) if others == "turns" else modes.training(network)
 

@@ -1,7 +1,6 @@
 """The moves of the recurrent adversary: it asks for gradients, query after query, and learns from where that ends."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from sparring.adversaries import RecurrentAdversary
 from sparring.attacks import Attack
 from sparring.attacks.learned import end_of, pursue
 from sparring.game.assured import Assurance
-from sparring.game.moves import Batch, Metrics, Move, accuracy, at_the_edge, network_of
+from sparring.game.moves import Batch, Metrics, Mix, Move, accuracy, at_the_edge, check_shares, network_of
 from sparring.game.player import Player
 from sparring.game.radii import Radii
 from sparring.game.warm import WarmStart
@@ -31,7 +30,7 @@ def pursuit(
     sparing: bool = True,
     every: int = 16,
     clean_share: float = 0.5,
-    mix: Literal["split", "both"] = "split",
+    mix: Mix = "split",
     loss: Loss = cross_entropy,
     adversary_loss: Loss = log_odds,
     assurance: Assurance | None = None,
@@ -43,8 +42,9 @@ def pursuit(
     (`Radii.first`). On its turn the adversary asks once more, for the loss at the end, and learns through its own queries, not
     through the defender's gradients. The defender then trains on what the adversary found before it learned, and on what interval
     bounds cannot rule out, if it is asked for an `assurance`. Raises ValueError for an adversary whose optimizer does not
-    maximise, InputError for one that is not recurrent.
+    maximise, InputError for one that is not recurrent, another `mix` or an impossible share.
     """
+    check_shares(clean_share, mix)
     network = network_of(adversary, RecurrentAdversary, "pursuit")
 
     def move(x: Tensor, y: Tensor) -> Metrics:
