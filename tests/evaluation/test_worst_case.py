@@ -457,3 +457,29 @@ def test_fingerprints_tell_weights_settings_and_code_apart(setting: tuple[nn.Mod
     assert fingerprint(circle) == fingerprint(circle)
     inner = PGD(threat)
     assert streams((inner, {"b": Noise(threat)}))[0] is inner.stream and len(streams([inner, Noise(threat)])) == 2
+
+
+def test_arrays_one_radius_and_attacks_without_names_do(setting: tuple[nn.Module, Data]) -> None:
+    model, data = setting
+    attacks: Any = lambda threat: [fgsm(threat), PGD(threat, steps=3, random_start=False)]  # noqa: E731
+    expected = worst_case(model, data, [0.1], lambda threat: named(attacks(threat)))
+    found = worst_case(model, (data.floats().numpy(), data.labels.numpy()), 0.1, attacks)
+    assert found.names == expected.names and torch.equal(found.x_adv, expected.x_adv)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"suite": [fgsm(ThreatModel(0.1, (1,)))]}, "suite is a list; expected a function of the threat model"),
+        ({"suite": fgsm}, "suite returned a PGD; expected a function of the threat model"),
+        ({"suite": lambda threat: [("a", 3)]}, r"suite returned \('a', 3\) among its attacks"),
+        ({"model": nn.Linear(3, 2)}, "the model fails on inputs"),
+        ({"data": 3}, "expected"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_an_attack(
+    wrong: dict[str, Any], message: str, setting: tuple[nn.Module, Data]
+) -> None:
+    given = dict(zip(("model", "data"), setting, strict=True)) | {"suite": suite} | wrong
+    with pytest.raises(InputError, match=message):
+        worst_case(eps=[0.1], **given)

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from sparring import modes
 from sparring.attacks import PGD, Attack, Cascade, WorstCase, described, identity
 from sparring.attacks.contract import aimed, has_threat
-from sparring.data import Data
+from sparring.data import Data, as_data
 from sparring.errors import InputError
 from sparring.hooks import after_forward
-from sparring.models import checked_logits
+from sparring.models import TRIED, checked_logits, tried
 from sparring.precision import full_fp32
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
@@ -221,6 +221,18 @@ def counted(model: nn.Module) -> Iterator[Cost]:
     finally:
         hook.remove()
         cost.seconds = time.perf_counter() - started
+
+
+def data_for(model: nn.Module, data: Any) -> Data:
+    """The data where the model is, with as many classes as it knows, of which not all may occur; it is tried on a few of them.
+
+    Raises InputError for data that cannot be read, and for a model that fails on them or does not return their logits.
+    """
+    found = as_data(data)
+    found = found.to(next((p.device for p in model.parameters()), found.images.device))
+    few = found.floats(torch.arange(min(TRIED, len(found))))
+    with full_fp32():
+        return dataclasses.replace(found, n_classes=tried(model, few, max(2, int(found.labels.max()) + 1)))
 
 
 def inside(attack: Attack, threat: ThreatModel) -> Attack:

@@ -1,23 +1,21 @@
 """evaluate: the short way in. Accuracy with intervals over a grid of eps, for a model of anyone's."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from sparring import modes
 from sparring.attacks import Attack, Noise
-from sparring.data import Data, as_data
 from sparring.errors import InputError, NotFinite
-from sparring.evaluation.accuracy import Outcome, clean, curve, inside, pgd_curve
+from sparring.evaluation.accuracy import Outcome, clean, curve, data_for, inside, pgd_curve
 from sparring.evaluation.calibration import calibrate
 from sparring.evaluation.one_step import fgsm_curve, one_step_curve
 from sparring.evaluation.pieces import streams
 from sparring.evaluation.statistics import Interval, wilson
-from sparring.models import TRIED, check_single, tried
+from sparring.models import check_single
 from sparring.precision import full_fp32
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel, check_eps
@@ -95,9 +93,7 @@ def evaluate(
     if taken := [name for name in attacks or {} if name in OWN]:
         raise InputError(f"attacks need names that differ from {', '.join(OWN)}; got {', '.join(taken)}")
     check_single(model, "evaluate")
-    test = as_data(data)
-    device = next((p.device for p in model.parameters()), test.images.device)
-    test = _with_the_models_classes(test.to(device), model)
+    test = data_for(model, data)
     outcomes: dict[tuple[str, float], Outcome] = {}
     with modes.frozen(model), full_fp32():  # frozen also for an attack that calls backward, or forgets the mode
         plain = clean(model, test, batch_size=batch_size)
@@ -120,13 +116,6 @@ def evaluate(
             outcomes[name, value] = outcome
     ece = float(calibrate(plain.logits.cpu(), test.labels.cpu(), n_resamples=20).ece)
     return Evaluation(tuple(_row(name, value, o) for (name, value), o in outcomes.items()), ece, outcomes)
-
-
-def _with_the_models_classes(data: Data, model: nn.Module) -> Data:
-    """Data may know only the classes that occur in them; the model may know more, and need not know what does not occur."""
-    few = data.floats(torch.arange(min(TRIED, len(data))))
-    with full_fp32():
-        return replace(data, n_classes=tried(model, few, max(2, int(data.labels.max()) + 1)))
 
 
 def _row(attack: str, eps: float, outcome: Outcome) -> Row:

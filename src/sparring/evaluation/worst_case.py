@@ -8,14 +8,15 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparring import modes
 from sparring.attacks import Attack
-from sparring.data import Data
 from sparring.errors import InputError
+from sparring.evaluation.accuracy import data_for
 from sparring.evaluation.pieces import code, fingerprint, pieces
 from sparring.evaluation.standing import CLEAN, GREY, ROUNDING, SWAP, Stage, Standing
 from sparring.evaluation.statistics import Interval, wilson
@@ -23,9 +24,9 @@ from sparring.models import check_single
 from sparring.precision import full_fp32
 from sparring.threat import ThreatModel, check_eps
 
-Suite = Callable[
-    [ThreatModel], Sequence[tuple[str, Attack]]
-]  # the attacks at one eps with their names, in order of cost
+# the attacks at one eps in order of cost, with names or without
+Suite = Callable[[ThreatModel], Sequence[tuple[str, Attack]] | Sequence[Attack]]
+EXPECTED = "a function of the threat model that returns attacks or pairs (name, attack)"
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ class WorstCases:
 
 def worst_case(
     model: nn.Module,
-    data: Data,
-    eps: Sequence[float],
+    data: Any,
+    eps: float | Sequence[float],
     suite: Suite,
     *,
     batch_size: int | None = None,
@@ -83,11 +84,12 @@ def worst_case(
 ) -> WorstCases:
     """Attack with every attack of the suite at every eps, and judge each adversarial example from outside, by its true label.
 
-    The model is in evaluation mode and frozen throughout, and left as found. `candidates` adds two free ones wherever they lie
-    inside an example's ball: the grey image, and a test image that the model puts into another class. `batch_size` None is 500.
-    With `store`, a folder, every finished batch is kept there: a call that was stopped or killed goes on, to the same
-    result bit for bit; what another model, data, grid, suite, seed or release left there is removed, with a notice.
-    `interrupted` is asked after each batch for the number of a signal that has come. Raises InputError where an attack leaves
+    `data` is what `sparring.evaluate` takes; attacks that the suite does not name are named after what they are. The model
+    is in evaluation mode and frozen throughout, and left as found. `candidates` adds two free ones wherever they lie inside an
+    example's ball: the grey image, and a test image that the model puts into another class. `batch_size` None is 500. With
+    `store`, a folder, every finished batch is kept there: a call that was stopped or killed goes on, to the same result bit for
+    bit; what another model, data, grid, suite, seed or release left there is removed, with a notice. `interrupted` is asked
+    after each batch for the number of a signal that has come. Raises InputError for unusable input and where an attack leaves
     the threat model, Interrupted, and Busy where another process uses the store.
     """
     check_single(model, "worst_case")
@@ -95,11 +97,11 @@ def worst_case(
     size = 500 if batch_size is None else batch_size
     if size < 1:
         raise InputError(f"batch_size must be >= 1; got {size}")
-    device = next((p.device for p in model.parameters()), data.images.device)
-    suites = [_checked_suite(suite(ThreatModel(value, data.shape))) for value in grid]
+    test = data_for(model, data)
+    suites = [_checked_suite(suite, ThreatModel(value, test.shape)) for value in grid]
     stamp = {
         "model": fingerprint(model),
-        "data": data.fingerprint,
+        "data": test.fingerprint,
         "eps": grid,
         "attacks": [[(name, fingerprint(attack)) for name, attack in attacks] for attacks in suites],
         "seed": seed,
@@ -108,7 +110,7 @@ def worst_case(
         "code": code(),
     }
     with pieces(store, stamp, notice) as kept, modes.frozen(model), full_fp32():
-        run = Standing(model, data.to(device), size, seed, kept, interrupted, list(_names(suites)))
+        run = Standing(model, test, size, seed, kept, interrupted, list(_names(suites)))
         run.report(run.clean(), on_stage)
         for number, (value, attacks) in enumerate(zip(grid, suites, strict=True)):
             for name in (GREY, SWAP) if candidates else ():
@@ -145,20 +147,30 @@ def named(attacks: Sequence[Attack]) -> list[tuple[str, Attack]]:
     return list(found.items())
 
 
-def _checked_grid(eps: Sequence[float]) -> tuple[float, ...]:
-    grid = tuple(sorted({check_eps(value) for value in eps}))
+def _checked_grid(eps: float | Sequence[float]) -> tuple[float, ...]:
+    given = [eps] if isinstance(eps, int | float) else list(eps)
+    grid = tuple(sorted({check_eps(value) for value in given}))
     if not grid or grid[0] == 0:
-        raise InputError(f"eps must be one or more radii > 0, got {list(eps)}; clean accuracy is `accuracy(0)`")
+        raise InputError(f"eps must be one or more radii > 0, got {given}; clean accuracy is `accuracy(0)`")
     return grid
 
 
-def _checked_suite(attacks: Sequence[tuple[str, Attack]]) -> list[tuple[str, Attack]]:
+def _checked_suite(suite: Suite, threat: ThreatModel) -> list[tuple[str, Attack]]:
+    if not callable(suite):
+        raise InputError(f"suite is a {type(suite).__name__}; expected {EXPECTED}")
+    given: Any = suite(threat)
+    if not isinstance(given, Sequence):
+        raise InputError(f"suite returned a {type(given).__name__}; expected {EXPECTED}")
+    attacks: list[Any] = named(given) if all(map(callable, given)) else list(given)
+    for one in attacks:
+        if not (isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str) and callable(one[1])):
+            raise InputError(f"suite returned {one!r} among its attacks; expected {EXPECTED}")
     names = [name for name, _ in attacks]
     if not names:
         raise InputError("a suite needs at least one attack, as (name, attack); got none")
     if len(set(names)) < len(names) or {CLEAN, GREY, SWAP} & set(names):
         raise InputError(f"a suite needs names that differ, also from {CLEAN}, {GREY}, {SWAP}; got {', '.join(names)}")
-    return list(attacks)
+    return attacks
 
 
 def _names(suites: Sequence[Sequence[tuple[str, Attack]]]) -> dict[str, None]:
