@@ -16,6 +16,7 @@ from sparring.config import Training
 from sparring.evaluation import attacked
 from sparring.game import against, player, recurrent_response, train
 from sparring.game.radii import Radii
+from sparring.losses import log_odds
 from sparring.models import mlp, stack
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
@@ -140,6 +141,22 @@ def test_a_response_may_begin_where_another_attack_ends_at_this_minibatchs_radii
     turn, eps = told[0]
     assert len(told) == 1 and turn == 1 and 0.1 <= float(eps.min()) < float(eps.max()) <= 0.2
     torch.testing.assert_close(asked[0], (x - eps.view(-1, 1, 1, 1)).clamp(0, 1))
+
+
+def test_one_that_goes_round_several_times_learns_from_where_each_round_ends() -> None:
+    models = [mlp(SHAPE, [8, 10], generator=torch.Generator().manual_seed(seed)).eval() for seed in range(2)]
+    x, y = torch.rand(6, *SHAPE), torch.arange(6)
+    stream, turns = Stream(0, "attack"), [(step, step % 2, 1 + step // 2 % 3) for step in range(8)]
+    for step, model, rounds in turns:
+        learner = player("adversary", RecurrentAdversary(SHAPE, step=0.2, rounds=3), maximize=True, lr=0.1)
+        stream.seek(0, step)
+        before = [p.detach().clone() for p in learner.network.parameters()]
+        move = recurrent_response(learner, models, THREAT, Radii(0.2, None, Stream(0, "radii")), stream)
+        metrics = move(x, y)
+        as_attack = LearnedAttack(RecurrentAdversary(SHAPE, step=0.2, rounds=rounds), THREAT)(models[model], x, y)
+        expected = log_odds(models[model](as_attack), y).mean()
+        torch.testing.assert_close(metrics["adversary_loss"], expected.detach())
+        assert any(not torch.equal(a, b) for a, b in zip(before, learner.network.parameters(), strict=True))
 
 
 def test_learning_makes_the_attack_stronger_on_a_defender_it_has_not_seen() -> None:

@@ -95,17 +95,20 @@ def recurrent_response(
 ) -> Move:
     """Only the adversary steps, against frozen models, one a step in turn: a learned attack, trained to be used on others.
 
-    It starts as it will where it attacks: at its first point, or where an attack ends. `start` makes that attack, for the number
-    of the model whose turn it is and the threat at this minibatch's radii. It is shown the gradient of `asks` and raises `loss`.
-    Raises as `pursuit` does.
+    It starts as it will where it attacks: at its first point, or where an attack ends, or, if it is to go round several times,
+    where its earlier rounds end, each of them in turn. `start` makes the attack, for the number of the model whose turn it is and
+    the threat at this minibatch's radii. It is shown the gradient of `asks` and raises `loss`. Raises as `pursuit` does.
     """
     network = network_of(adversary, RecurrentAdversary, "recurrent_response")
 
     def move(x: Tensor, y: Tensor) -> Metrics:
-        turn, aimed = stream.position[-1] % len(models), radii.aim(threat, y)
-        model = models[turn]
-        first = network.first_point(x) if start is None else end_of(start(turn, aimed), aimed, model, x, y)
-        u = pursue(network, model, aimed, x, y, first, asks=asks)
+        step, turn = divmod(stream.position[-1], len(models))
+        model, aimed = models[turn], radii.aim(threat, y)
+        u = network.first_point(x) if start is None else end_of(start(turn, aimed), aimed, model, x, y)
+        with torch.no_grad():
+            for _ in range(step % network.rounds):
+                u = pursue(network, model, aimed, x, y, u, asks=asks)
+        u = pursue(network, model, aimed, x, y, u, asks=asks)
         with modes.frozen(model):
             logits = model(aimed.moved(x, u))
         losses = loss(logits, y)
