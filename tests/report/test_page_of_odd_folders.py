@@ -19,7 +19,16 @@ from fabricated_measurements import learned_attacks, payoffs
 from taken_apart import Page, headline_rows, matrix, summaries
 
 from sparring.errors import InputError, MissingExtra
-from sparring.records import AccuracyRecord, OutPaths, read, read_json, write, write_json
+from sparring.records import (
+    AccuracyRecord,
+    BestResponseRecord,
+    OutPaths,
+    SummaryRecord,
+    read,
+    read_json,
+    write,
+    write_json,
+)
 from sparring.report import svg, write_report
 
 
@@ -92,6 +101,24 @@ def test_without_a_learned_attack_there_is_no_figure(sketch: Path) -> None:
 def test_without_best_responses_there_is_no_table(sketch: Path) -> None:
     OutPaths(sketch).records("responses").unlink()
     assert 'id="best-responses"' not in rendered(sketch)
+
+
+def test_a_kind_that_met_one_game_only_leaves_the_other_rows_open(sketch: Path) -> None:
+    paths = OutPaths(sketch)
+    known = read(paths.records("responses"), BestResponseRecord)
+    asked = [dataclasses.replace(r, kind="recurrent") for r in known if (r.recipe, r.kind) == ("gan_tanh", "x")]
+    means = read(paths.records("gaps"), SummaryRecord)
+    write(paths.records("responses"), [*known, *asked])
+    again = [dataclasses.replace(s, attack="recurrent") for s in means if (s.recipe, s.attack) == ("gan_tanh", "x")]
+    write(paths.records("gaps"), [*means, *again])
+    html = rendered(sketch)
+    section = html[html.index('id="best-responses"') :]
+    rows = re.findall(r"<tr>(.*?)</tr>", section[section.index("<tbody>") : section.index("</tbody>")], re.S)
+    ends = {
+        re.findall(r"<th[^>]*>(.*?)</th>", row)[0]: re.findall(r"<td[^>]*>(.*?)</td>", row, re.S)[6:8] for row in rows
+    }
+    assert "the gradient, again and again" in section and asked and again
+    assert all(("–" in left and "–" in gap) != ("GAN" in label) for label, (left, gap) in ends.items())
 
 
 def test_hostile_names_are_escaped(sketch: Path) -> None:
