@@ -10,7 +10,7 @@ from sparring import modes
 from sparring.adversaries import AnyAdversary, RecurrentAdversary, Seen
 from sparring.attacks import identity
 from sparring.data import Data
-from sparring.evaluation.exploitability import FRESH, new_adversary
+from sparring.evaluation.exploitability import FRESH, RECURRENT, new_adversary
 from sparring.game import against, best_response, player, train_steps
 from sparring.game.radii import Radii
 from sparring.game.unrolled import recurrent_response
@@ -19,7 +19,7 @@ from sparring.models import mlp
 from sparring.randomness import Stream, generator
 from sparring.threat import ThreatModel
 
-LR, RECURRENT_LR, BATCH = 0.1, 0.003, 128
+LR, RECURRENT_LR, BATCH = 0.1, RECURRENT.optimizer.lr, 128
 
 
 @dataclass(frozen=True, eq=False)
