@@ -1,12 +1,14 @@
 """A game and its yardstick under the library's standard suite and the official AutoAttack, over several seeds, paired.
 
     python runs/confirmed.py OUT results/beyond-mnist [--recipes gan_recurrent pgd_drawn] [--seeds 0 1 2 3 4] [--eps 0.1 0.2 0.3]
-                             [--official EPS ...] [--after-suite] [--examples 1000] [--looks 1] [--read]
+                             [--official EPS ...] [--after-suite] [--certified] [--examples 1000] [--looks 1] [--read]
 
 OUT holds the runs of `runs/beyond.py`, which attacks every seed on all test images, but by Auto-PGD alone. The suite meets every
 image at the radii `--eps`, AutoAttack at those of them that `--official` names, unless told otherwise at all; it needs the
 package pyautoattack and two minutes for a thousand images of one run at one radius. With `--after-suite` it meets only what the
-suite leaves: the worst case of both for each image is the same, in less time, and what it leaves by itself is not known.
+suite leaves: the worst case of both for each image is the same, in less time, and what it leaves by itself is not known. With
+`--certified` images are certified first (`sparring.evaluation.certify`); AutoAttack then need not meet those that nothing in the
+ball can break. An attack that broke one would end the program: one of the two would be wrong.
 
 Which images each attack leaves is kept beside the run, attack by attack and radius by radius; the same command goes on, and
 `--read` attacks nothing. Written: confirmed.jsonl, of every run that the suite has met at the radius; what it held of other runs
@@ -29,6 +31,7 @@ import torch
 from sparring.attacks import Attack, Cascade, standard_suite
 from sparring.data import Data
 from sparring.data.batches import stratified
+from sparring.evaluation import certify
 from sparring.evaluation.accuracy import attacked
 from sparring.evaluation.statistics import holm, mean_interval, t_test_p
 from sparring.experiment import load, load_data
@@ -36,6 +39,7 @@ from sparring.process import on_one_thread
 from sparring.records import OutPaths, read, read_json, write, write_json
 from sparring.threat import ThreatModel
 
+CERTIFIED = "certified {eps:g}"
 SUITE, ALONE = "standard suite {eps:g}", f"{official.NAME} {{eps:g}}"
 AFTER_SUITE = f"{ALONE}, after the suite"
 
@@ -44,7 +48,8 @@ AFTER_SUITE = f"{ALONE}, after the suite"
 class ConfirmedRecord:
     """How many of n images are right after the suite, after AutoAttack, and after whichever of both is worse for each image.
 
-    Without `autoattack` and with `worst` AutoAttack met what the suite left; without `worst` it met nothing.
+    Without `autoattack` and with `worst` AutoAttack met what the suite left, less what was certified, where that was asked;
+    without `worst` it met nothing.
     """
 
     recipe: str
@@ -54,10 +59,11 @@ class ConfirmedRecord:
     suite: int
     autoattack: int | None
     worst: int | None
+    certified: int | None = None
 
 
 class Marks:
-    """Which images a run gets right after each attack, kept beside it."""
+    """Which images a run gets right after each attack, and which are certified, kept beside it."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -70,19 +76,28 @@ class Marks:
         return torch.tensor([mark == "1" for mark in self._kept[name]])
 
     def put(self, name: str, correct: torch.Tensor) -> None:
-        """Keep what an attack leaves."""
+        """Keep what an attack leaves, or what is certified."""
         self._kept[name] = "".join(str(int(mark)) for mark in correct)
         write_json(self._file, self._kept)
 
+    def settled(self, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which images the suite has broken at a radius, and which of the others are certified."""
+        left, name = self[SUITE.format(eps=eps)], CERTIFIED.format(eps=eps)
+        return ~left, left & self[name] if name in self else torch.zeros_like(left)
+
     def row(self, recipe: str, seed: int, eps: float) -> ConfirmedRecord | None:
-        """What is known at a radius; None before the suite is."""
+        """What is known at a radius; None before the suite is. Raises RuntimeError where an attack broke what is certified."""
         if SUITE.format(eps=eps) not in self:
             return None
         suite = self[SUITE.format(eps=eps)]
         met = [self[name] for form in (ALONE, AFTER_SUITE) if (name := form.format(eps=eps)) in self]
         alone = int(met[0].sum()) if ALONE.format(eps=eps) in self else None
         worst = int(torch.stack([suite, *met]).all(0).sum()) if met else None
-        return ConfirmedRecord(recipe, seed, eps, len(suite), int(suite.sum()), alone, worst)
+        certain = self[name] if (name := CERTIFIED.format(eps=eps)) in self else None
+        if certain is not None and (certain & ~torch.stack([suite, *met]).all(0)).any():
+            raise RuntimeError(f"{self._file}: an attack broke what is certified at {eps:g}; one of the two is wrong")
+        count = None if certain is None else int(certain.sum())
+        return ConfirmedRecord(recipe, seed, eps, len(suite), int(suite.sum()), alone, worst, count)
 
 
 def main() -> None:
@@ -94,6 +109,7 @@ def main() -> None:
     parser.add_argument("--eps", type=float, nargs="+", default=[0.1, 0.2, 0.3])
     parser.add_argument("--official", type=float, nargs="*", help="radii at which AutoAttack is asked; all unless told")
     parser.add_argument("--after-suite", action="store_true", help="AutoAttack meets what the suite leaves")
+    parser.add_argument("--certified", action="store_true", help="AutoAttack meets nothing that is certified")
     parser.add_argument("--examples", type=int, default=1000)
     parser.add_argument("--looks", type=int, default=1, help="how many times leads were tested while seeds were added")
     parser.add_argument("--read", action="store_true", help="attack nothing")
@@ -113,13 +129,16 @@ def confirmed(folder: Path, options: argparse.Namespace) -> list[ConfirmedRecord
     trained = load(folder)
     test = stratified(load_data(trained.run.data)[1], options.examples)
     marks, run = Marks(folder / f"confirmed-{len(test)}.json"), trained.run
+    none = torch.zeros(len(test), dtype=torch.bool)
     for eps in () if options.read else options.eps:
+        if options.certified and CERTIFIED.format(eps=eps) not in marks:
+            marks.put(CERTIFIED.format(eps=eps), certify(trained.defender, test, eps).certain[0])
         for name, attack in turns(test, eps, options):
             if name not in marks:
-                skip = ~marks[SUITE.format(eps=eps)] if name == AFTER_SUITE.format(eps=eps) else None
-                found = attacked(trained.defender, test, attack, ThreatModel(eps, test.shape), skip=skip)
-                marks.put(name, found.correct)
-                print(f"{run.recipe} seed {run.seed}, {name}: {found.correct.sum()} of {len(test)}", flush=True)
+                broken, safe = marks.settled(eps) if name == AFTER_SUITE.format(eps=eps) else (none, none)
+                found = attacked(trained.defender, test, attack, ThreatModel(eps, test.shape), skip=broken | safe)
+                marks.put(name, left := found.correct | safe)
+                print(f"{run.recipe} seed {run.seed}, {name}: {left.sum()} of {len(test)}", flush=True)
     return [row for eps in options.eps if (row := marks.row(run.recipe, run.seed, eps))]
 
 
@@ -179,7 +198,8 @@ def tell(rows: Sequence[ConfirmedRecord], looks: int) -> None:
     """Means, and leads."""
     for (recipe, eps), cell in itertools.groupby(rows, key=lambda row: (row.recipe, row.eps)):
         some, told = list(cell), list[str]()
-        for title, name in (("suite", "suite"), ("AutoAttack", "autoattack"), ("both", "worst")):
+        titles = {"suite": "suite", "AutoAttack": "autoattack", "both": "worst", "certified": "certified"}
+        for title, name in titles.items():
             if left := [count / row.n for row in some if (count := getattr(row, name)) is not None]:
                 told.append(f"{title} {percent(left)}" + (f" of {len(left)}" if len(left) < len(some) else ""))
         print(f"{recipe}, eps {eps:g}, {len(some)} seeds: {', '.join(told)}")

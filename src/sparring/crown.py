@@ -2,11 +2,13 @@
 
 Linear bounds are CROWN's (Zhang et al. 2018, "Efficient neural network robustness certification with general activation
 functions", section 3): a margin is bounded by one linear function of the input, found from the last layer backwards, with a
-line above and one below each ReLU. Between which values a unit lies is asked of interval bounds, as in CROWN-IBP (Zhang et al.
-2020, "Towards stable and efficient training of verifiably robust neural networks"). Letters: B batch, C classes.
+line above and one below each ReLU. Between which values a unit lies is found in the same way, layer after layer; where layers are
+wide it is asked of interval bounds, as in CROWN-IBP (Zhang et al. 2020, "Towards stable and efficient training of verifiably
+robust neural networks"). Letters: B batch, C classes, R rows, each a linear function.
 """
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,9 @@ from sparring.threat import ThreatModel
 
 SLACK = 1e-3  # logits: a model answers in single precision, certificates are of exact arithmetic
 ROUNDING = 1e-6  # on the pixel scale: what an attack's last step may be beyond its radius
-AT_ONCE = 20  # examples, each of them ten times
+AT_ONCE = 20  # examples, each of them ten times or, for bounds of units,
+ROWS = 128  # times
+NARROW = 1024  # inputs of an activation at most, for linear bounds of each: their time grows with the square
 
 Box = tuple[Tensor, Tensor]  # middles, and how far it reaches to either side
 
@@ -52,16 +56,48 @@ def linear_margins(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) 
     check_bounded(model)
     *layers, last = layers_of(model)
     assert isinstance(last, nn.Linear)
-    boxes = [ball(x, threat)]  # of each layer's inputs, and of the last one's outputs
     with torch.no_grad(), modes.evaluation(model):
-        for layer in layers:
-            boxes.append(through(layer, *boxes[-1], batch_statistics=False))
-        weight, bound = differences(last, y)
-        for layer, box in zip(reversed(layers), reversed(boxes[:-1]), strict=True):
-            weight, more = (_before_affine if isinstance(layer, AFFINE) else _before_rising)(layer, weight, box)
-            bound = bound + more
-        middle, reach = boxes[0]
-        return bound + _summed(weight * middle.unsqueeze(1)) + _summed(weight.abs() * reach.unsqueeze(1))
+        return _highest(layers, _boxes(layers, ball(x, threat)), *differences(last, y))
+
+
+def _boxes(layers: Sequence[nn.Module], box: Box) -> list[Box]:
+    """Between which values the inputs of each layer lie, where the first one's lie in a box.
+
+    The inputs of an activation are bounded linearly too, unless they or an earlier one's are more than `NARROW`. Those of the
+    first are not: an affine function's interval is as tight.
+    """
+    boxes, narrow, bent = list[Box](), True, False
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, AFFINE):
+            narrow = narrow and box[0].shape[1:].numel() <= NARROW
+            if narrow and bent:
+                box = _narrowed(box, layers[:i], boxes)
+            bent = True
+        boxes.append(box)
+        box = through(layer, *box, batch_statistics=False)
+    return boxes
+
+
+def _narrowed(box: Box, layers: Sequence[nn.Module], boxes: Sequence[Box]) -> Box:
+    """The part of the box (B, *outputs) of the layers' outputs that linear bounds of each output leave."""
+    middle, reach = box
+    units = torch.eye(middle.shape[1:].numel(), dtype=middle.dtype, device=middle.device).view(-1, *middle.shape[1:])
+    ends = []
+    for sign in (1, -1):
+        rows = [sign * some.expand(len(middle), *some.shape) for some in units.split(ROWS)]
+        ends.append(torch.cat([_highest(layers, boxes, row, row.new_zeros(row.shape[:2])) for row in rows], 1))
+    high = torch.minimum(ends[0].view_as(middle), middle + reach)
+    low = torch.maximum(-ends[1].view_as(middle), middle - reach)
+    return (low + high) / 2, (high - low).clamp(min=0) / 2
+
+
+def _highest(layers: Sequence[nn.Module], boxes: Sequence[Box], weight: Tensor, bound: Tensor) -> Tensor:
+    """No less than weight (B, R, *outputs) times the layers' outputs, plus bound (B, R), where inputs lie in their boxes."""
+    for layer, box in zip(reversed(layers), reversed(boxes), strict=True):
+        weight, more = (_before_affine if isinstance(layer, AFFINE) else _before_rising)(layer, weight, box)
+        bound = bound + more
+    middle, reach = boxes[0]
+    return bound + _summed(weight * middle.unsqueeze(1)) + _summed(weight.abs() * reach.unsqueeze(1))
 
 
 def _before_affine(layer: nn.Module, weight: Tensor, box: Box) -> tuple[Tensor, Tensor]:
