@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import sparring
+from sparring import crown
 from sparring.attacks import APGD, Cascade, Square
 from sparring.crown import certified, linear_margins
 from sparring.errors import CannotStack, InputError
@@ -137,6 +138,37 @@ def test_lines_above_and_below_a_bent_unit_are_where_they_belong() -> None:
         model, torch.tensor([[0.3]]), y, ThreatModel(0.3, (1,))
     )  # a in [-1, 0.2]: the lower line is 0
     torch.testing.assert_close(narrow, torch.tensor([[0.0, 0.9, 0.1]]))
+
+
+def test_hidden_units_are_bounded_linearly_where_layers_are_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the difference of two equal units, less 0.1, intervals allow 0.9; linear bounds know that it is below zero."""
+    model = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 2)).eval()
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[0].bias.fill_(10.0)
+        model[2].weight.copy_(torch.tensor([[1.0, -1.0]]))
+        model[2].bias.fill_(-0.1)
+        model[4].weight.copy_(torch.tensor([[0.0], [1.0]]))
+        model[4].bias.zero_()
+    x, y, threat = torch.tensor([[0.5]]), torch.tensor([0]), ThreatModel(0.5, (1,))
+    torch.testing.assert_close(linear_margins(model, x, y, threat), torch.zeros(1, 2))
+    torch.testing.assert_close(worst_margins(model, x, y, threat), torch.tensor([[0.0, 0.9]]))
+    monkeypatch.setattr(
+        crown, "NARROW", 1
+    )  # two inputs of the first activation are too many: then the second one's are too
+    assert linear_margins(model, x, y, threat)[0, 1] > 0.4
+
+
+@pytest.mark.parametrize("make", [convolutional, rectified, perceptron])
+def test_what_units_are_bounded_in_pieces_does_not_matter_and_it_is_worth_it(
+    make: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, (x, y) = used(make).double(), batch()
+    tight = linear_margins(model, x.double(), y, THREAT)
+    monkeypatch.setattr(crown, "ROWS", 5)
+    torch.testing.assert_close(linear_margins(model, x.double(), y, THREAT), tight)
+    monkeypatch.setattr(crown, "NARROW", 0)
+    assert (linear_margins(model, x.double(), y, THREAT) - tight).mean() > 0.01
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.2, 1.0, 1.7])
