@@ -208,6 +208,8 @@ def test_a_game_whose_adversary_asks_for_gradients_is_answered_by_such_too(tmp_p
     assert len(at_hand.equals) == 2 and not [run for run, _ in at_hand.informed_adversaries if "recurrent" in run.name]
     judged = g1(at_hand)
     assert "2 equally informed seeds" in judged.evidence and f"{2 * 11 * 128:,} examples seen" in judged.evidence
+    assert CHECKS["G3"](at_hand).evidence.startswith("fresh adversary 1, seeing as much, beside")
+    assert CHECKS["G3"](at_hand).evidence.endswith("half as long")
     more = Evidence(subject, replace(SELF, n=60, fresh=3, fresh_steps=7), shipped())
     assert [r.examples for r in more.equal_responses] == [2 * 11 * 128, 2 * 11 * 128, 7 * 128]
 

@@ -64,6 +64,17 @@ def test_against_its_own_kind_a_weak_adversary_is_found_out(plain: nn.Module) ->
     assert CHECKS["G1"](evidence(plain, adversary=idle)).status == "FAIL"
 
 
+def test_g3_doubles_the_training_of_one_that_sees_as_much(plain: nn.Module) -> None:
+    e = evidence(plain, adversary=guided("recurrent"))
+    found = CHECKS["G3"](e)
+    assert (
+        found.evidence == "fresh adversary 1, seeing as much, twice as long, beside fresh adversary 1, seeing as much"
+    )
+    assert e.doubling is not None
+    once, twice = e.doubling
+    assert not torch.equal(once.x_adv, twice.x_adv) and twice.survived <= once.survived + 3
+
+
 def test_one_that_sees_x_only_is_answered_by_such_alone(plain: nn.Module) -> None:
     e = evidence(plain, adversary=Adversary(mlp(TEST.shape, [8, 64])))
     assert not e.equals and "its own adversary" in {run.name for run in e.black_box}

@@ -129,19 +129,25 @@ class Opponents(Ground):
     def doubling(self) -> tuple[AttackRun, AttackRun] | None:
         """A best response and the same one after twice the training; None where there is neither at hand, nor one to train on.
 
-        The first seed at hand in both lengths, else the first that was trained here.
+        One that sees what the co-trained adversary sees, since by these a game is judged. The first seed at hand in both lengths,
+        else the first that was trained here.
         """
-        for number, whole in enumerate(self.given):
+        if self.equal_responses:
+            kind, responses, runs = self.equal_kind, self.equal_responses, self.equals
+        else:
+            kind, responses, runs = "x", self.responses, self.fresh
+        given = longest(self.at_hand, kind)
+        for whole, run in zip(given, runs, strict=False):
             for r in self.at_hand:
-                if (r.kind, r.seed, 2 * r.steps) == ("x", whole.seed, whole.steps):
+                if (r.kind, r.seed, 2 * r.steps) == (kind, whole.seed, whole.steps):
                     half = LearnedAttack(r.adversary.to(self.device), self.threat())
-                    name = f"fresh adversary {number + 1}, half as long"
-                    return self.run(name, "learned", half, again=True), self.fresh[number]
-        first = len(self.given)
-        if self.training_data is None or len(self.responses) == first:
+                    return self.run(f"{run.name}, half as long", "learned", half, again=True), run
+        first = len(given)
+        if self.training_data is None or len(responses) == first:
             return None
+        self.notice("training a fresh adversary for as many steps again")
         more = longer(
-            self.responses[first],
+            responses[first],
             self.base,
             self.training_data,
             self.threat(),
@@ -149,7 +155,7 @@ class Opponents(Ground):
             seconds=self.level.fresh_seconds,
         )
         attack = LearnedAttack(more.adversary, self.threat())
-        return self.fresh[first], self.run(f"fresh adversary {first + 1}, twice as long", "learned", attack)
+        return runs[first], self.run(f"{runs[first].name}, twice as long", "learned", attack)
 
     @property
     def network(self) -> AnyAdversary | None:

@@ -48,26 +48,18 @@ def respond(
     device = data.images.device
     if isinstance(like, RecurrentAdversary):
         asking = like.afresh(generator(seed, "init.fresh")).to(device)
-        return _trained(asking, model, data, threat, seed=seed, lr=RECURRENT_LR, steps=steps, seconds=seconds)
+        return _trained(asking, model, data, threat, seed=seed, steps=steps, seconds=seconds)
     sees: tuple[Seen, ...] = ("x",) if like is None else like.sees
     network = new_adversary(data.shape, data.n_classes, FRESH, sees, seed=seed).to(device)
-    return _trained(network, model, data, threat, seed=seed, lr=LR, steps=steps, seconds=seconds)
+    return _trained(network, model, data, threat, seed=seed, steps=steps, seconds=seconds)
 
 
 def longer(
     response: Response, model: nn.Module, data: Data, threat: ThreatModel, *, seed: int, seconds: float
 ) -> Response:
-    """A copy of the adversary, trained for as many steps again."""
-    more = _trained(
-        copy.deepcopy(response.adversary),
-        model,
-        data,
-        threat,
-        seed=seed + 1000,
-        lr=LR / 2,
-        steps=response.steps,
-        seconds=seconds,
-    )
+    """A copy of the adversary, trained for as many steps again, at half the rate."""
+    copied, onward = copy.deepcopy(response.adversary), seed + 1000
+    more = _trained(copied, model, data, threat, seed=onward, steps=response.steps, seconds=seconds, rate=0.5)
     return Response(more.adversary, response.steps + more.steps, response.examples + more.examples)
 
 
@@ -87,16 +79,18 @@ def _trained(
     threat: ThreatModel,
     *,
     seed: int,
-    lr: float,
     steps: int,
     seconds: float,
+    rate: float = 1.0,
 ) -> Response:
+    """`rate` is a share of the learning rate of an adversary of its kind."""
     stream = Stream(seed, "fresh")
     if isinstance(adversary, RecurrentAdversary):
+        lr = rate * RECURRENT_LR
         learner = player("adversary", adversary, maximize=True, kind="adam", lr=lr, weight_decay=0.0, rate="constant")
         move = recurrent_response(learner, [model], threat, Radii(float(threat.eps), None, stream), stream)
     else:
-        learner = player("adversary", adversary, maximize=True, lr=lr, rate="constant")
+        learner = player("adversary", adversary, maximize=True, lr=rate * LR, rate="constant")
         move = best_response(learner, model, threat, loss=LOSSES["margin"])
     how: dict[str, Any] = {"steps": steps, "seconds": seconds, "seed": seed, "batch_size": BATCH, "streams": [stream]}
     with modes.evaluation(model):
