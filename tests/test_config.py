@@ -186,8 +186,10 @@ def test_a_power_is_for_radii_that_are_drawn_and_positive() -> None:
         replace(run, eps_power=0.0)
 
 
-def test_a_run_of_before_radii_had_a_power_keeps_its_digest() -> None:
-    assert recipe("gan_recurrent").digest.startswith("8f1b62e333b8")
+def test_a_run_of_before_radii_had_a_power_and_games_an_end_keeps_its_digest() -> None:
+    closed = recipe("gan_recurrent")
+    before = replace(closed, recurrent=Recurrent())
+    assert before.digest.startswith("8f1b62e333b8") and closed.digest != before.digest
 
 
 def test_the_learner_is_the_learned_opponent_of_either_kind() -> None:

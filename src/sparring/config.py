@@ -119,6 +119,8 @@ class Recurrent:
     """in radii, how far a query goes before anything is learned"""
     every: int = 16
     """the adversary learns on one minibatch in so many; 0: it never does"""
+    closing: int = 0
+    """minibatches at most on which it learns in all its rounds once the defender has ended, if it learns (game/closing.py)"""
     warm: bool = True
     """it starts where it left the training example last time, not at a random point"""
     loss: LossName = "log_odds"
@@ -129,6 +131,7 @@ class Recurrent:
         _at_least("recurrent.queries", self.queries, 1)
         _at_least("recurrent.hidden", self.hidden, 0)
         _at_least("recurrent.every", self.every, 0)
+        _at_least("recurrent.closing", self.closing, 0)
         _positive("recurrent.step", self.step)
         one_of("recurrent.loss", self.loss, typing.get_args(LossName))
 
@@ -308,10 +311,12 @@ class Run:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all that decides the result; the same as before `eps_power` was a setting, where that is 1."""
+        """SHA-256 over all that decides the result; as before `eps_power` and `closing` were settings, where they are 1 and 0."""
         settings = to_dict(decisive(self))
         if settings["eps_power"] == 1:
             del settings["eps_power"]
+        if settings["recurrent"] and not settings["recurrent"]["closing"]:
+            del settings["recurrent"]["closing"]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

@@ -60,6 +60,7 @@ def pgd() -> Run:
 
 
 ANNEALED = Optimizer(lr=0.3, rate="cosine", every=30)
+ASKING = Recurrent(closing=60)
 BOTH = Training(mix="both", max_epochs=30, patience=31, min_lr=0.0)  # every example clean and perturbed
 
 
@@ -71,7 +72,7 @@ def gan_recurrent() -> Run:
         eps_low=0.01,
         opponent=Opponent("recurrent"),
         defender=Network(optimizer=ANNEALED),
-        recurrent=Recurrent(),
+        recurrent=ASKING,
         training=BOTH,
     )
 
@@ -85,29 +86,29 @@ def gan_recurrent_long() -> Run:
         eps_low=0.0,
         eps_power=1.5,
         defender=Network(optimizer=replace(ANNEALED, every=60)),
-        recurrent=Recurrent(queries=3),
+        recurrent=replace(ASKING, queries=3),
         training=replace(BOTH, mix="split", clean_share=0.0, max_epochs=60, patience=61),
     )
 
 
 def gan_recurrent_cold() -> Run:
     """The same game, but the adversary starts at a random point each time: what the warm start is worth."""
-    return replace(gan_recurrent(), recipe="gan_recurrent_cold", recurrent=Recurrent(warm=False))
+    return replace(gan_recurrent(), recipe="gan_recurrent_cold", recurrent=replace(ASKING, warm=False))
 
 
 def gan_recurrent_fixed() -> Run:
     """The same game, but the adversary never learns: what its learning is worth."""
-    return replace(gan_recurrent(), recipe="gan_recurrent_fixed", recurrent=Recurrent(every=0))
+    return replace(gan_recurrent(), recipe="gan_recurrent_fixed", recurrent=replace(ASKING, every=0))
 
 
 def gan_recurrent_all() -> Run:
     """The same game with 2 gradients at every radius, the smallest too."""
-    return replace(gan_recurrent(), recipe="gan_recurrent_all", recurrent=Recurrent(sparing=False))
+    return replace(gan_recurrent(), recipe="gan_recurrent_all", recurrent=replace(ASKING, sparing=False))
 
 
 def gan_recurrent_once() -> Run:
     """The same game with 1 gradient at every radius."""
-    return replace(gan_recurrent(), recipe="gan_recurrent_once", recurrent=Recurrent(queries=1, sparing=False))
+    return replace(gan_recurrent(), recipe="gan_recurrent_once", recurrent=replace(ASKING, queries=1, sparing=False))
 
 
 def gan_recurrent_tenth() -> Run:
@@ -117,12 +118,12 @@ def gan_recurrent_tenth() -> Run:
 
 def warm_alone() -> Run:
     """Of gan_recurrent the warm start alone: nothing learned, the radius 0.1 for every example."""
-    return replace(gan_recurrent_tenth(), recipe="warm_alone", recurrent=Recurrent(every=0))
+    return replace(gan_recurrent_tenth(), recipe="warm_alone", recurrent=replace(ASKING, every=0))
 
 
 def learning_alone() -> Run:
     """Of gan_recurrent the learning alone: random starts, the radius 0.1 for every example."""
-    return replace(gan_recurrent_tenth(), recipe="learning_alone", recurrent=Recurrent(warm=False))
+    return replace(gan_recurrent_tenth(), recipe="learning_alone", recurrent=replace(ASKING, warm=False))
 
 
 def pgd_drawn() -> Run:

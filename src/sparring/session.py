@@ -30,6 +30,7 @@ from sparring.game.checkpoint import (
     save_checkpoint,
     save_weights,
 )
+from sparring.game.closing import close, closing_turns
 from sparring.game.moves import Move, best_response, in_precision
 from sparring.game.player import Player
 from sparring.game.train import ADVICE, Epoch, Progress, Standing, train
@@ -148,7 +149,26 @@ class _Session:
             warm = WarmStart(len(self.data), self.data.shape, self._seeds(), self.device)
         move = move_of(run, defender, players[0] if len(players) > 1 else None, self.threat, streams, warm)
         defender.network.train()
-        self._phase("main", move, players, run.training, streams, warm, [], lambda copy, reason: copy.finish(reason))
+        self._phase("main", move, players, run.training, streams, warm, [], self._finish)
+
+    def _finish(self, copy: Copy, reason: str) -> None:
+        """Close a recurrent adversary's game, then write the weights and the record."""
+        run, adversary = copy.run, copy.adversary
+        if (r := run.recurrent) is not None and isinstance(adversary, RecurrentAdversary):
+            started, defender = time.perf_counter(), copy.defender.to(self.device)
+            close(
+                adversary.to(self.device),
+                defender,
+                self.data,
+                self.threat,
+                turns=closing_turns(r.closing, copy.epochs * self._steps(run.training), r.every),
+                seed=run.seed,
+                low=run.eps_low,
+                power=run.eps_power,
+                loss=LOSSES[r.loss],
+            )
+            copy.seconds += time.perf_counter() - started
+        copy.finish(reason)
 
     def _alone(self, settings: Training, everyone: list[Copy], vanilla: Sequence[Callable[[], nn.Module]]) -> None:
         """The adversaries train alone against the trained vanilla models (paper, section 4.5)."""

@@ -23,6 +23,7 @@ from sparring.evaluation.pieces import fingerprint
 from sparring.evaluation.responses import load_adversary
 from sparring.evaluation.statistics import wilson
 from sparring.experiment import Trained, history, load, load_data
+from sparring.game import closing
 from sparring.game.checkpoint import read_verified
 from sparring.records import EpochRecord, PayoffRecord, RunPaths, read, read_json
 from sparring.threat import ThreatModel
@@ -178,10 +179,12 @@ def co_trained_examples(trained: Trained, n: int, alone: int = 0) -> int | None:
     share = 1.0 if settings.mix == "both" else 1 - settings.clean_share
     batch = min(settings.batch_size, n)
     steps = n // batch  # of an epoch
-    turns = play.adversary_steps * steps
+    turns, at_the_end = play.adversary_steps * steps, 0
     if (recurrent := trained.run.recurrent) is not None:
         turns = math.ceil(steps / recurrent.every) if recurrent.every else 0
-    return round(share * turns * trained.record.epochs * batch) + alone * steps * batch
+        last = closing.closing_turns(recurrent.closing, steps * trained.record.epochs, recurrent.every)
+        at_the_end = last * min(closing.BATCH, n)
+    return round(share * turns * trained.record.epochs * batch) + alone * steps * batch + at_the_end
 
 
 def epochs_alone(folder: Path) -> int:

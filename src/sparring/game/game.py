@@ -15,12 +15,13 @@ from sparring.config import Training, n_clean
 from sparring.data import Data, as_data
 from sparring.errors import CannotStack, Diverged, InputError, NotStacked
 from sparring.game.assured import Assurance
+from sparring.game.closing import CLOSING, close, closing_turns
 from sparring.game.dynamics import Dynamic, alternating
 from sparring.game.moves import duel
 from sparring.game.player import player
 from sparring.game.radii import Radii
 from sparring.game.train import ADVICE, Epoch, Progress, train
-from sparring.game.unrolled import pursuit
+from sparring.game.unrolled import EVERY, pursuit
 from sparring.game.warm import WarmStart
 from sparring.ibp import check_bounded
 from sparring.losses import LOSSES
@@ -310,9 +311,22 @@ class _Match:
             )
         except Diverged as error:  # of a single game
             gone[game] = str(error)
+        steps = epochs * max(1, len(self.data) // min(batch_size, len(self.data)))
         for number, played in enumerate(self.games):
             if played not in gone:
                 self.defenders[number].eval()
+                if isinstance(asking := self.adversaries[number], RecurrentAdversary):
+                    close(
+                        asking,
+                        self.defenders[number],
+                        self.data,
+                        self.threat,
+                        turns=closing_turns(CLOSING, steps, EVERY),
+                        seed=played.seed,
+                        low=game.eps_low,
+                        power=game.eps_power,
+                        loss=losses["adversary_loss"],
+                    )
                 played._attack = LearnedAttack(self.adversaries[number].eval(), self.threat)
         return gone
 

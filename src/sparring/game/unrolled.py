@@ -18,6 +18,8 @@ from sparring.losses import Loss, cross_entropy, log_odds, objective
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
 
+EVERY = 16  # minibatches, of which the adversary learns on one
+
 
 def pursuit(
     defender: Player,
@@ -28,7 +30,7 @@ def pursuit(
     *,
     warm: WarmStart | None = None,
     sparing: bool = True,
-    every: int = 16,
+    every: int = EVERY,
     clean_share: float = 0.5,
     mix: Mix = "split",
     loss: Loss = cross_entropy,
