@@ -5,6 +5,7 @@
 MNIST shapes, random pixels, the networks and settings of the recipes, a stack of seeds in one process on one thread. Regimes
 alternate within every round, an epoch each; ratios are to the yardstick of the same round, PGD-7 with the same batches and radii:
 median [range]. Passes are counted, not timed: forwards and backwards of one example through the defender, over a step's batch.
+What closes a game, seed by seed, is timed once a round, and counted, as its share of a step of a whole training on MNIST.
 """
 
 import argparse
@@ -19,10 +20,11 @@ from typing import Any
 import ours
 
 from sparring import recipes
-from sparring.adversaries import stack_recurrent
+from sparring.adversaries import ROUNDS, RecurrentAdversary, stack_recurrent
 from sparring.data import Data
 from sparring.experiment import Streams, move_of, new_adversary, new_defender, new_player
 from sparring.game import train
+from sparring.game.closing import BATCH, close, closing_turns
 from sparring.game.warm import WarmStart
 from sparring.models import stack
 from sparring.process import keep_freed_memory, on_one_thread
@@ -32,6 +34,7 @@ REGIMES = {  # of each yardstick
     "pgd_drawn": ("pgd_drawn", "pgd2_drawn", "fgsm_drawn", "gan_recurrent", "gan_recurrent_all", "gan_recurrent_fixed"),
     "pgd_long": ("pgd_long", "fgsm_long", "gan_recurrent_long"),
 }
+N_TRAIN = 60000
 BESIDE = {name: yardstick for yardstick, names in REGIMES.items() for name in names}
 
 
@@ -54,6 +57,36 @@ def epoch_of(name: str, data: Data, seeds: list[int]) -> Callable[[], Any]:
     return lambda: train(move, data, players, settings, seed=seeds, streams=list(streams), warm=tables)
 
 
+def closing_of(name: str, data: Data) -> Callable[[], None]:
+    """What closes one seed's training of a regime; nothing where nothing does."""
+    run = recipes.recipe(name)
+    turns, threat = turns_of(name), ThreatModel(run.eps, data.shape)
+    if not turns:
+        return lambda: None
+    adversary, defender = new_adversary(run, data.shape), new_defender(run, data.shape, data.n_classes)
+    assert isinstance(adversary, RecurrentAdversary)
+    return lambda: close(adversary, defender, data, threat, turns=turns, seed=0, low=run.eps_low, power=run.eps_power)
+
+
+def turns_of(name: str) -> int:
+    """How many turns close a whole training of a regime."""
+    run = recipes.recipe(name)
+    return closing_turns(run.recurrent.closing, steps_of(name), run.recurrent.every) if run.recurrent else 0
+
+
+def steps_of(name: str) -> int:
+    """Steps of a whole training of a regime."""
+    settings = recipes.recipe(name).training
+    return settings.max_epochs * (N_TRAIN // settings.batch_size)
+
+
+def passes_of(name: str) -> float:
+    """Of a regime's whole training, for each training example and epoch."""
+    run = recipes.recipe(name)
+    asked = run.recurrent.queries * (1 + ROUNDS) / 2 + 1 if run.recurrent else 0.0  # of a turn: its rounds, and the end
+    return run.passes + turns_of(name) * BATCH * asked / (N_TRAIN * run.training.max_epochs)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=12800)
@@ -66,18 +99,22 @@ def main() -> None:
     data, seeds = ours.random_data(options.examples), list(range(options.seeds))
     steps = options.examples // recipes.gan_recurrent().training.batch_size
     epochs = {name: epoch_of(name, data, seeds) for name in BESIDE}
+    ends = {name: closing_of(name, data) for name in BESIDE}
     times: dict[str, list[float]] = {name: [] for name in BESIDE}
     for number in range(options.rounds + 1):
         for name, epoch in epochs.items():
             started = time.perf_counter()
             epoch()
+            ended = time.perf_counter()
+            ends[name]()
             if number:  # the first round warms up
-                times[name].append(1e3 * (time.perf_counter() - started) / steps / options.seeds)
+                step, end = (ended - started) / steps / options.seeds, (time.perf_counter() - ended) / steps_of(name)
+                times[name].append(1e3 * (step + end))
     rows = []
     for name, yardstick in BESIDE.items():
         ratios = [own / pgd for own, pgd in zip(times[name], times[yardstick], strict=True)]
-        counted = recipes.recipe(name).passes
-        share = counted / recipes.recipe(yardstick).passes
+        counted = passes_of(name)
+        share = counted / passes_of(yardstick)
         row: dict[str, Any] = {
             "training": name,
             "ms": statistics.median(times[name]),

@@ -288,7 +288,10 @@ class Run:
 
     @property
     def passes(self) -> float:
-        """Forwards and backwards through the defender for each training example and epoch: the opponent's, and its own."""
+        """Forwards and backwards through the defender for each training example and epoch: the opponent's, and its own.
+
+        Without what closes a recurrent game, which does not grow with the data.
+        """
         share = 1.0 if self.training.mix == "both" else 1 - self.training.clean_share
         asked = {"none": 0.0, "noise": 0.0, "fgsm": 1.0, "pgd": float(self.opponent.steps)}.get(self.opponent.kind, 0.0)
         if self.adversary is not None:
