@@ -25,6 +25,7 @@ LOOKS = 2  # at the leads under the standard suite: after five seeds, and after 
 SHOWN = (*recipes.BEYOND, *recipes.ABLATION)
 OTHERS = {  # what else lies in the folder, and the script that told it
     "radii.jsonl": "the game and PGD-7, each trained at one radius (`runs/radii.py`)",
+    "closing.jsonl": "what closing a recurrent game is worth, by turns (`runs/closing.py`)",
     "schedules.jsonl": "which rate a `Game` should have by default, on training images held out (`runs/schedules.py`)",
     "laws.jsonl": "game, PGD-7 and FGSM under several laws of radii, on training images held out (`runs/laws.py`)",
     "leads.jsonl": "other opponents and other things to minimise, on training images held out (`runs/leads.py`)",

@@ -50,8 +50,9 @@ class Certificates:
 def certify(model: nn.Module, data: Any, eps: float | Sequence[float], *, batch_size: int = 500) -> Certificates:
     """Certify every example of a Data, a Dataset, a DataLoader or (x, y) arrays at every eps, in double precision.
 
-    Worth something for a model that was trained with `Game(..., ibp=...)`; of another hardly an example is certified, which
-    says nothing about it. Raises InputError for a model that `sparring.crown.certified` refuses.
+    Worth something for a small perceptron at small radii, and for a model that was trained with `Game(..., ibp=...)`; of
+    another hardly an example is certified, which says nothing about it. Raises InputError for a model that
+    `sparring.crown.certified` refuses.
     """
     check_single(model, "certify")
     grid = tuple(check_eps(one) for one in ([eps] if isinstance(eps, int | float) else eps))
