@@ -55,8 +55,9 @@ class Game:
     any other. The rate is gentler than the paper's (0.1 instead of 1.0), for networks without batch norm.
 
     The adversary is recurrent unless another is asked for: from where it left an example last time, it takes two gradients of
-    the defender, or fewer where radii are drawn and the example's is small (docs/game.md). "mlp" is the paper's, a network that
-    sees the input only: its game looks won and is not.
+    the defender, or fewer where radii are drawn and the example's is small (docs/game.md). When the defender has ended it learns
+    on a few more minibatches, in all the rounds in which it attacks (`closing.py`). "mlp" is the paper's, a network that sees
+    the input only: its game looks won and is not.
     """
 
     def __init__(
