@@ -163,7 +163,7 @@ def under_more(results: Path) -> str:
     ]
     for recipe in dict.fromkeys(row.recipe for row in rows):
         own = {eps: [row for row in rows if (row.recipe, row.eps) == (recipe, eps)] for eps in grid}
-        for title, name in (("the suite", "suite"), ("and AutoAttack", "worst"), ("none: certified", "certified")):
+        for title, name in (("the suite", "suite"), ("and AutoAttack", "worst"), ("certified", "certified")):
             left = {eps: [count / n for row in own[eps] if (count := getattr(row, name)) is not None] for eps in grid}
             if any(left.values()):
                 text.append(f"| `{recipe}` | {title} | {' | '.join(_cell_of(left[eps], most[eps]) for eps in grid)} |")
