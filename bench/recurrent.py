@@ -1,6 +1,6 @@
 """What a step of the recurrent game costs beside PGD training with the same batches and radii.
 
-    python bench/recurrent.py [--examples 12800] [--rounds 5] [--seeds 5] [--json FILE]
+    python bench/recurrent.py [--examples 12800] [--rounds 5] [--seeds 5] [--only NAME ...] [--json FILE]
 
 MNIST shapes, random pixels, the networks and settings of the recipes, a stack of seeds in one process on one thread. Regimes
 alternate within every round, an epoch each; ratios are to the yardstick of the same round, PGD-7 with the same batches and radii:
@@ -92,15 +92,18 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=12800)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=BESIDE, default=list(BESIDE), help="with their yardsticks")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     on_one_thread()
     keep_freed_memory()
     data, seeds = ours.random_data(options.examples), list(range(options.seeds))
     steps = options.examples // recipes.gan_recurrent().training.batch_size
-    epochs = {name: epoch_of(name, data, seeds) for name in BESIDE}
-    ends = {name: closing_of(name, data) for name in BESIDE}
-    times: dict[str, list[float]] = {name: [] for name in BESIDE}
+    shown = {*options.only, *(BESIDE[name] for name in options.only)}
+    beside = {name: yardstick for name, yardstick in BESIDE.items() if name in shown}
+    epochs = {name: epoch_of(name, data, seeds) for name in beside}
+    ends = {name: closing_of(name, data) for name in beside}
+    times: dict[str, list[float]] = {name: [] for name in beside}
     for number in range(options.rounds + 1):
         for name, epoch in epochs.items():
             started = time.perf_counter()
@@ -111,7 +114,7 @@ def main() -> None:
                 step, end = (ended - started) / steps / options.seeds, (time.perf_counter() - ended) / steps_of(name)
                 times[name].append(1e3 * (step + end))
     rows = []
-    for name, yardstick in BESIDE.items():
+    for name, yardstick in beside.items():
         ratios = [own / pgd for own, pgd in zip(times[name], times[yardstick], strict=True)]
         counted = passes_of(name)
         share = counted / passes_of(yardstick)
