@@ -7,8 +7,8 @@ OUT holds the runs of `runs/beyond.py`, which attacks every seed on all test ima
 image at the radii `--eps`, AutoAttack at those of them that `--official` names, unless told otherwise at all; it needs the
 package pyautoattack and two minutes for a thousand images of one run at one radius. With `--after-suite` it meets only what the
 suite leaves: the worst case of both for each image is the same, in less time, and what it leaves by itself is not known. With
-`--certified` images are certified first (`sparring.evaluation.certify`); AutoAttack then need not meet those that nothing in the
-ball can break. An attack that broke one would end the program: one of the two would be wrong.
+`--certified` images are certified first (`sparring.evaluation.certify`), and AutoAttack after the suite does not meet those that
+nothing in the ball can break. An attack that met and broke one would end the program: one of the two would be wrong.
 
 Which images each attack leaves is kept beside the run, attack by attack and radius by radius; the same command goes on, and
 `--read` attacks nothing. Written: confirmed.jsonl, of every run that the suite has met at the radius; what it held of other runs
@@ -109,7 +109,9 @@ def main() -> None:
     parser.add_argument("--eps", type=float, nargs="+", default=[0.1, 0.2, 0.3])
     parser.add_argument("--official", type=float, nargs="*", help="radii at which AutoAttack is asked; all unless told")
     parser.add_argument("--after-suite", action="store_true", help="AutoAttack meets what the suite leaves")
-    parser.add_argument("--certified", action="store_true", help="AutoAttack meets nothing that is certified")
+    parser.add_argument(
+        "--certified", action="store_true", help="certify first; after the suite, AutoAttack meets the rest"
+    )
     parser.add_argument("--examples", type=int, default=1000)
     parser.add_argument("--looks", type=int, default=1, help="how many times leads were tested while seeds were added")
     parser.add_argument("--read", action="store_true", help="attack nothing")

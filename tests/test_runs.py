@@ -15,7 +15,9 @@ from scipy.stats import ttest_1samp
 
 torch = pytest.importorskip("torch")
 
+from small_runs import play, small  # noqa: E402
 from sparring import config  # noqa: E402
+from sparring.attacks import fgsm  # noqa: E402
 from sparring.experiment import load_data  # noqa: E402
 from sparring.records import LearnedAttackRecord, OutPaths, read  # noqa: E402
 
@@ -115,6 +117,48 @@ def test_what_the_suite_and_autoattack_leave_is_told_image_by_image(
         ),  # AutoAttack met two images: its own number is not known
         confirmed.ConfirmedRecord("game", 0, 0.3, 5, 1, None, None),
     ]
+
+
+def test_what_is_certified_counts_as_left_and_no_attack_may_break_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confirmed = script("confirmed", monkeypatch)
+    marks = confirmed.Marks(tmp_path / "confirmed.json")
+    marks.put(confirmed.SUITE.format(eps=0.1), bits("11100"))
+    marks.put(confirmed.CERTIFIED.format(eps=0.1), bits("10000"))
+    broken, safe = marks.settled(0.1)
+    assert broken.tolist() == bits("00011").tolist() and safe.tolist() == bits("10000").tolist()
+    marks.put(confirmed.AFTER_SUITE.format(eps=0.1), bits("10100"))
+    assert marks.row("game", 0, 0.1) == confirmed.ConfirmedRecord("game", 0, 0.1, 5, 3, None, 2, 1)
+    marks.put(confirmed.AFTER_SUITE.format(eps=0.1), bits("00100"))
+    with pytest.raises(RuntimeError, match=r"broke what is certified at 0\.1"):
+        marks.row("game", 0, 0.1)
+
+
+@pytest.mark.parametrize("certified", [False, True])
+def test_autoattack_is_spared_what_is_certified(
+    certified: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confirmed, met = script("confirmed", monkeypatch), list[int]()
+
+    def nothing(model: Any, x: torch.Tensor, y: torch.Tensor, eps: float) -> torch.Tensor:
+        met.append(len(x))
+        return x
+
+    monkeypatch.setattr(confirmed.official, "autoattack", nothing)
+    monkeypatch.setattr(confirmed, "standard_suite", lambda threat, *_: [fgsm(threat)])
+    play(small("fgsm", max_epochs=12), tmp_path)
+    options = argparse.Namespace(
+        examples=100, read=False, eps=[0.01], official=None, after_suite=True, certified=certified
+    )
+    (row,) = confirmed.confirmed(tmp_path, options)
+    assert row.worst == row.suite and row.autoattack is None
+    if certified:
+        assert row.certified > 0 and sum(met) == row.suite - row.certified
+    else:
+        assert row.certified is None and sum(met) == row.suite
+    again = confirmed.confirmed(tmp_path, argparse.Namespace(**vars(options) | {"read": True}))
+    assert again == [row]
 
 
 def test_a_lead_is_of_both_attacks_only_where_both_recipes_have_met_both(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ def test_nothing_but_the_adversary_changes_and_the_seed_decides() -> None:
     assert torch.equal(torch.random.get_rng_state(), generator)
 
 
-def test_it_has_its_turns_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_has_its_turns_in_every_round() -> None:
     asked = list[int]()
     model = model_of()
     model.register_forward_hook(lambda *_: asked.append(1))
@@ -110,7 +110,7 @@ def test_it_has_its_turns_in_every_round(monkeypatch: pytest.MonkeyPatch) -> Non
     ]  # rounds before, its own, the end
 
 
-def test_where_a_step_is_not_finite_the_adversary_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_a_step_is_not_finite_the_adversary_stays() -> None:
     model = model_of()
     with torch.no_grad():
         model.linears[-1].weight[0, 0] = torch.nan  # type: ignore[union-attr, operator, index]
@@ -160,7 +160,6 @@ def test_a_run_that_is_killed_while_it_closes_ends_the_same(tmp_path: Path, monk
     play(run, tmp_path / "killed")
     for name in ("adversary.safetensors", "defender.safetensors"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert isinstance(load(tmp_path / "killed").attack(), LearnedAttack)
 
 
 def test_what_an_audit_says_that_the_adversary_saw_counts_them(tmp_path: Path) -> None:
