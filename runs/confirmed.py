@@ -35,7 +35,7 @@ from sparring.evaluation import certify
 from sparring.evaluation.accuracy import attacked
 from sparring.evaluation.statistics import holm, mean_interval, t_test_p
 from sparring.experiment import load, load_data
-from sparring.process import on_one_thread
+from sparring.process import keep_freed_memory, on_one_thread
 from sparring.records import OutPaths, read, read_json, write, write_json
 from sparring.threat import ThreatModel
 
@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("--read", action="store_true", help="attack nothing")
     options = parser.parse_args()
     on_one_thread()
+    keep_freed_memory()
     rows = list[ConfirmedRecord]()
     for seed, recipe in itertools.product(options.seeds, options.recipes):
         rows += confirmed(OutPaths(options.out).run(recipe, seed).folder, options)
