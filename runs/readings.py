@@ -16,8 +16,7 @@ from pathlib import Path
 
 from paired import Difference, accuracies, differences, table
 
-from sparring import config
-from sparring.config import Run, from_dict
+from sparring.config import Run
 from sparring.records import (
     ClaimRecord,
     OutPaths,
@@ -29,6 +28,8 @@ from sparring.records import (
     restore,
     write,
 )
+from sparring.settings import differences as changes
+from sparring.settings import from_dict
 
 KEPT = ("claims.json", "reproduction.json", "runs.jsonl", "summary.jsonl")
 
@@ -38,7 +39,7 @@ def changed(first: ReproductionRecord, other: ReproductionRecord) -> Iterator[st
     found: dict[str, list[str]] = {}
     for name in other.recipes:
         before, after = (from_dict(Run, side.settings[name]) for side in (first, other))
-        for change in config.differences(before, after):
+        for change in changes(before, after):
             found.setdefault(change, []).append(name)
     for change, names in found.items():
         yield f"`{change}`" + ("" if len(names) == len(other.recipes) else f" ({', '.join(names)})")

@@ -18,14 +18,10 @@ from sparring.config import (
     Recurrent,
     Run,
     Training,
-    differences,
-    from_dict,
-    read_toml,
-    to_dict,
-    updated,
 )
 from sparring.errors import InputError
 from sparring.recipes import PAPER, RECIPES, describe, recipe
+from sparring.settings import differences, from_dict, read_toml, to_dict, updated
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))

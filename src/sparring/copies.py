@@ -10,7 +10,7 @@ import torch
 
 from sparring import data
 from sparring.adversaries.adversary import n_parameters
-from sparring.config import Run, decisive, differences, from_dict, to_dict
+from sparring.config import Run, decisive
 from sparring.environment import changes, commit, environment
 from sparring.errors import CorruptCheckpoint, InputError
 from sparring.experiment import new_adversary, new_defender
@@ -28,6 +28,7 @@ from sparring.game.checkpoint import (
 )
 from sparring.game.train import Epoch
 from sparring.records import EpochRecord, RunPaths, RunRecord, read_json, write_json
+from sparring.settings import differences, from_dict, to_dict
 
 Notice = Callable[[str], None]
 

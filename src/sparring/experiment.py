@@ -10,7 +10,7 @@ from torch import nn
 
 from sparring import attacks, data
 from sparring.adversaries import ROUNDS, Adversary, AnyAdversary, RecurrentAdversary
-from sparring.config import Network, Optimizer, Run, from_dict
+from sparring.config import Network, Optimizer, Run
 from sparring.errors import InputError
 from sparring.evaluation import memory
 from sparring.game import dynamics
@@ -24,6 +24,7 @@ from sparring.losses import LOSSES
 from sparring.models import MLP, mlp
 from sparring.randomness import Stream, generator
 from sparring.records import RunPaths, RunRecord, read_json, restore
+from sparring.settings import from_dict
 from sparring.threat import ThreatModel
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from sparring import data, locks
 from sparring.adversaries import Adversary, RecurrentAdversary, stack_any
 from sparring.adversaries.adversary import n_parameters
-from sparring.config import Run, Training, to_dict
+from sparring.config import Run, Training
 from sparring.copies import Copy, Notice, claim, clear, epoch_record, make_folder, standing_together
 from sparring.environment import environment
 from sparring.errors import Diverged, InputError, Interrupted
@@ -39,6 +39,7 @@ from sparring.game.warm import WarmStart
 from sparring.losses import LOSSES
 from sparring.models import copy_to, stack, stack_sizes
 from sparring.records import EpochRecord, RunPaths, RunRecord, append, read_json, restore
+from sparring.settings import to_dict
 from sparring.threat import ThreatModel
 
 Phase = Literal["adversary", "main"]

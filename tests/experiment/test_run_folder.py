@@ -16,11 +16,11 @@ import torch
 import sparring
 from small_runs import ALONE, MAIN, STEPS, after, digits, play, small
 from sparring import copies, recipes
-from sparring.config import to_dict
 from sparring.errors import InputError, Interrupted
 from sparring.experiment import load
 from sparring.records import EpochRecord, RunPaths, RunRecord, read, read_json, restore, write_json
 from sparring.session import train_run
+from sparring.settings import to_dict
 
 GAMES = tuple(name for name, made in recipes.RECIPES.items() if made().learner)
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparring import config, recipes, records
+from sparring import recipes, records
 from sparring.cli import flags, terminal
 from sparring.errors import InputError
+from sparring.settings import read_toml, to_dict, updated
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,14 @@ def train(words: list[str]) -> int:
     run = recipes.recipe(name)
     rest, values = _config_file([word for i, word in enumerate(words) if i != words.index(name)])
     usual, values = _split(values)
-    run = config.updated(run, values)
+    run = updated(run, values)
     about = f"{recipes.describe(name)} `--config FILE` takes settings from a TOML file; the flags below go over it."
     options, run = flags.read(rest, f"train {name}", about, usual, run, without=("recipe", "seed"))
     workers = terminal.n_workers(options.workers)
     if options.dry_run:
         terminal.check_devices(options.device)
         text = f"train {name} with seeds {terminal.spaced(options.seeds)} into {options.out}; the resolved config:\n"
-        return terminal.would(text + json.dumps(config.to_dict(run), indent=1), options.json)
+        return terminal.would(text + json.dumps(to_dict(run), indent=1), options.json)
     from sparring.reproduction import train_seeds
 
     with terminal.progress() as (notice, live):
@@ -72,7 +73,7 @@ def _config_file(words: list[str]) -> tuple[list[str], dict[str, Any]]:
     at = words.index("--config")
     if at + 1 >= len(words):
         raise InputError("--config needs a TOML file")
-    values = config.read_toml(Path(words[at + 1]))
+    values = read_toml(Path(words[at + 1]))
     for key in ("recipe", "seed"):
         if key in values:
             raise InputError(f"{key!r} cannot stand in a config file; give it on the command line")

@@ -17,7 +17,6 @@ from sparring.adversaries.adversary import n_parameters
 from sparring.adversaries.recurrent import ROUNDS
 from sparring.attacks import LearnedAttack
 from sparring.config import Adversary as AdversaryConfig
-from sparring.config import from_dict, to_dict
 from sparring.data import Data
 from sparring.errors import CorruptCheckpoint, InputError, nearest
 from sparring.evaluation.accuracy import Cost, Outcome, attacked, counted
@@ -27,6 +26,7 @@ from sparring.evaluation.statistics import Interval, paired_bootstrap
 from sparring.game.checkpoint import load_weights, read_verified, save_weights
 from sparring.models import stack
 from sparring.precision import Precision
+from sparring.settings import from_dict, to_dict
 from sparring.threat import ThreatModel
 
 KINDS: Mapping[str, tuple[Seen, ...]] = {

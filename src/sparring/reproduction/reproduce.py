@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sparring import recipes
-from sparring.config import Run, from_dict
+from sparring.config import Run
 from sparring.environment import choose_device, commit, peak_memory_mb
 from sparring.errors import InputError
 from sparring.experiment import load
@@ -18,6 +18,7 @@ from sparring.reproduction.gather import gather
 from sparring.reproduction.plan import Plan, Task, key_of, plan_tasks
 from sparring.reproduction.tasks import load_once, measure_transfer
 from sparring.reproduction.workers import Notice, Status, play
+from sparring.settings import from_dict
 
 
 def reproduce(plan: Plan, *, notice: Notice, live: Callable[[Status], None] = lambda status: None) -> bool:
