@@ -19,7 +19,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from beyond_pages import ALPHA, GAMES, SHOWN, convolutional, in_short, outcomes, outcomes_of, page, under_more
+from beyond_pages import ALPHA, GAMES, SHOWN, convolutional, outcomes, outcomes_of, page, under_more
+from beyond_readme import in_short
 
 from sparring.attacks import APGD, Attack, LearnedAttack, fgsm
 from sparring.data.batches import stratified
@@ -192,7 +193,7 @@ def main() -> None:
     if options.readme:
         readme = Path(__file__).parent.parent / "README.md"
         before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
-        table = in_short(rows, options.eps, more)
+        table = in_short(options.results)
         readme.write_text(before + BEGIN + table + END + rest.split(END)[1], encoding="utf-8")
 
 

@@ -16,6 +16,7 @@ from sparring.evaluation.statistics import mean_interval
 from sparring.experiment import load_data
 from sparring.records import ComparisonRecord, OutPaths, WorstCaseRecord, read
 
+ConvGroups = dict[tuple[str, int, str], list[dict[str, Any]]]  # by game, epochs, device
 GAMES = {  # each against its yardsticks, and the shorter game
     "gan_recurrent": ("pgd_drawn", "fgsm_drawn", "pgd_tenth", "fgsm_tenth"),
     "gan_recurrent_long": ("pgd_long", "fgsm_long", "gan_recurrent"),
@@ -83,11 +84,11 @@ def page(
     few = min(row.n for row in rows)
     for name in [name for name in SHOWN if any(row.recipe == name for row in rows)]:
         own = [row for row in rows if row.recipe == name]
-        cells = [_cell([row.accuracy for row in own if row.eps == eps]) for eps in (0.0, *grid)]
+        cells = [cell([row.accuracy for row in own if row.eps == eps]) for eps in (0.0, *grid)]
         seeds, run = len({row.seed for row in own}), recipes.recipe(name)
         text.append(f"| {name} | {' | '.join(cells)} | {own[0].n:,} | {seeds} | {own[0].epochs} | {run.passes:.2f} |")
         if name in GAMES and (some := on_fewer(results, rows, name, few)):
-            cells = [_cell(values) for values in some]
+            cells = [cell(values) for values in some]
             text.append(f"| {name}, on the images of the others | {' | '.join(cells)} | {few:,} | {seeds} | | |")
     text += ["", *(f"- `{name}`: {recipes.describe(name)}" for name in SHOWN), ""]
     for game in dict.fromkeys(test.better for test in tests):
@@ -103,10 +104,10 @@ def page(
         for name in dict.fromkeys(test.worse for test in own):
             cells = []
             for test in (test for test in own if test.worse == name):
-                cell = (
+                told = (
                     f"{100 * test.difference:+.1f} [{100 * test.low:.1f}, {100 * test.high:.1f}], p {test.p_value:.2g}"
                 )
-                cells.append(f"**{cell}**" if test.holds and test.eps else cell)
+                cells.append(f"**{told}**" if test.holds and test.eps else told)
             text.append(f"| {name} | {' | '.join(cells)} |")
         text.append("")
     others = [f"- `{name}`: {what}." for name, what in OTHERS.items() if (results / name).is_file()]
@@ -118,32 +119,16 @@ def page(
     )
 
 
-def in_short(rows: Sequence[WorstCaseRecord], grid: Sequence[float], more: Sequence[str]) -> str:
-    """The README's table: the games and what they are measured against."""
-    named = dict.fromkeys(name for game, yardsticks in GAMES.items() for name in (game, *yardsticks))
-    shown = [name for name in named if any(row.recipe == name for row in rows)]
-    counts = {name: len({row.seed for row in rows if row.recipe == name}) for name in shown}
-    n = max(row.n for row in rows)
-    text = [
-        f"MNIST, the paper's MLP, {n:,} test images; images that survive every attack of `runs/beyond.py`, in %: "
-        "an upper bound on robust accuracy. [All regimes, paired tests and costs](results/beyond-mnist/README.md).",
-        "",
-        f"| training | seeds | clean | {' | '.join(f'eps {eps:g}' for eps in grid)} |",
-        f"|---|---|---|{'---|' * len(grid)}",
-    ]
-    for name in shown:
-        own = [row for row in rows if row.recipe == name]
-        cells = [_cell([row.accuracy for row in own if row.eps == eps]) for eps in (0.0, *grid)]
-        text.append(f"| `{name}` | {counts[name]} | {' | '.join(cells)} |")
-    return "\n".join(["", *text, *(line for table in more for line in ("", table))]) + "\n"
+def confirmed_rows(results: Path) -> Sequence[ConfirmedRecord]:
+    """What `runs/confirmed.py` found on all test images; nothing where it has not run."""
+    path = OutPaths(results / "confirmed-10000").records("confirmed")
+    return read(path, ConfirmedRecord) if path.is_file() else ()
 
 
 def under_more(results: Path) -> str:
-    """What `runs/confirmed.py` found on all test images, in a table; nothing where it has not run."""
-    path = OutPaths(results / "confirmed-10000").records("confirmed")
-    if not path.is_file():
+    """That in a table."""
+    if not (rows := confirmed_rows(results)):
         return ""
-    rows = read(path, ConfirmedRecord)
     n, grid, seeds = rows[0].n, sorted({row.eps for row in rows}), sorted({row.seed for row in rows})
     most = {eps: len({row.seed for row in rows if row.eps == eps}) for eps in grid}
     official = sorted({row.eps for row in rows if row.worst is not None})
@@ -152,8 +137,8 @@ def under_more(results: Path) -> str:
     between = "; what no point of the ball breaks, by certificates, which AutoAttack need not meet, bounds accuracy from below"
     text = [
         f"Two of these under stronger attacks, those of seeds {seeds[0]} to {seeds[-1]} that met them, {n:,} test images, "
-        f"by `python runs/confirmed.py OUT results/beyond-mnist/confirmed-10000 --examples {n} --eps {_listed(grid)} "
-        f"--official {_listed(official)} {how}`, several calls: the library's standard suite, and the official AutoAttack on "
+        f"by `python runs/confirmed.py OUT results/beyond-mnist/confirmed-10000 --examples {n} --eps {listed(grid)} "
+        f"--official {listed(official)} {how}`, several calls: the library's standard suite, and the official AutoAttack on "
         f"what the suite leaves{between * certain}. By how much the first is ahead: Student's t over seeds, "
         f"after Holm over the row and times {LOOKS} for as many looks at a growing number of seeds (docs/log.md); under both "
         "attacks where all met both.",
@@ -166,26 +151,30 @@ def under_more(results: Path) -> str:
         for title, name in (("the suite", "suite"), ("and AutoAttack", "worst"), ("certified", "certified")):
             left = {eps: [count / n for row in own[eps] if (count := getattr(row, name)) is not None] for eps in grid}
             if any(left.values()):
-                text.append(f"| `{recipe}` | {title} | {' | '.join(_cell_of(left[eps], most[eps]) for eps in grid)} |")
+                text.append(f"| `{recipe}` | {title} | {' | '.join(cell_of(left[eps], most[eps]) for eps in grid)} |")
     found = leads(rows, LOOKS)
     for other in dict.fromkeys(lead.other for lead in found):
-        ahead = {lead.eps: f"{_points(lead.by_seed)}, p {lead.p:.2g}" for lead in found if lead.other == other}
+        ahead = {lead.eps: f"{points(lead.by_seed)}, p {lead.p:.2g}" for lead in found if lead.other == other}
         text.append(f"| ahead of `{other}` | | {' | '.join(ahead.get(eps, '-') for eps in grid)} |")
     return "\n".join(text)
 
 
-def convolutional(results: Path) -> str:
-    """What `runs/conv.py` found, in a table; nothing where it has not run."""
-    path = results / "conv.jsonl"
-    if not path.is_file():
-        return ""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    groups: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
-    for row in rows:
+def conv_groups(results: Path) -> ConvGroups:
+    """What `runs/conv.py` found, seeds that were trained alike together; nothing where it has not run."""
+    path, groups = results / "conv.jsonl", ConvGroups()
+    for row in map(json.loads, path.read_text().splitlines() if path.is_file() else ()):
         if not row["held_out"]:
             groups.setdefault((row["game"], row["epochs"], row["device"]), []).append(row)
+    return groups
+
+
+def convolutional(results: Path) -> str:
+    """That in a table."""
+    if not (groups := conv_groups(results)):
+        return ""
+    eps = next(iter(groups.values()))[0]["eps"]
     text = [
-        f"A small convolutional network at eps {rows[0]['eps']:g}, means over seeds, in %, by `python runs/conv.py OUT "
+        f"A small convolutional network at eps {eps:g}, means over seeds, in %, by `python runs/conv.py OUT "
         "results/beyond-mnist --game GAME --epochs EPOCHS --examples OF --official OF`. Clean and certified accuracy are of "
         "all test images; an attack leaves the last two columns of so many. AutoAttack is the official one.",
         "",
@@ -198,12 +187,10 @@ def convolutional(results: Path) -> str:
 
 def _convolutional(game: str, epochs: int, device: str, rows: Sequence[dict[str, Any]]) -> list[str]:
     """Seeds that were trained alike: a line for each attack, the first with what holds for all."""
-    seconds = sorted({row["seconds"] for row in rows})
-    where = f"{rows[0]['threads']} thread{'s' * (rows[0]['threads'] > 1)}" if device == "cpu" else f"one {device}"
     certain = [row["certified"] for row in rows if "certified" in row]
     lines, own = list[str](), [
-        f"`{game}`", str(len(rows)), str(epochs), f"{' to '.join(map(str, seconds[:1] + seconds[1:][-1:]))}, {where}",
-        _cell([row["clean"] for row in rows], 2), _cell(certain) if len(certain) == len(rows) else "-",
+        f"`{game}`", str(len(rows)), str(epochs), trained_in(rows, device),
+        cell([row["clean"] for row in rows], 2), cell(certain) if len(certain) == len(rows) else "-",
     ]  # fmt: skip
     found = [row["left"] | ({"all of these": row["worst"]} if "worst" in row else {}) for row in rows]
     for name in dict.fromkeys(name for left in found for name in left):
@@ -211,27 +198,34 @@ def _convolutional(game: str, epochs: int, device: str, rows: Sequence[dict[str,
         shares = [right / n for right, n in counts]
         n = " or ".join(f"{n:,}" for n in sorted({n for _, n in counts}))
         n += f", {len(counts)} of the seeds" if len(counts) < len(rows) else ""
-        lines.append(" | ".join([*own, name, n, _cell(shares), f"{100 * min(shares):.1f}"]))
+        lines.append(" | ".join([*own, name, n, cell(shares), f"{100 * min(shares):.1f}"]))
         own = [""] * len(own)
     return [f"| {line} |" for line in lines]
 
 
-def _cell(values: Sequence[float], digits: int = 1) -> str:
+def trained_in(rows: Sequence[dict[str, Any]], device: str) -> str:
+    """From the fewest to the most seconds, and on what."""
+    seconds = sorted({row["seconds"] for row in rows})
+    where = f"{rows[0]['threads']} thread{'s' * (rows[0]['threads'] > 1)}" if device == "cpu" else f"one {device}"
+    return f"{' to '.join(map(str, seconds[:1] + seconds[1:][-1:]))}, {where}"
+
+
+def cell(values: Sequence[float], digits: int = 1) -> str:
     mean, interval = mean_interval([100 * value for value in values])
     among = f" [{max(0.0, interval.low):.{digits}f}, {min(100.0, interval.high):.{digits}f}]" if len(values) > 1 else ""
     return f"{mean:.{digits}f}{among}"
 
 
-def _cell_of(values: Sequence[float], most: int) -> str:
+def cell_of(values: Sequence[float], most: int) -> str:
     if not values:
         return "-"
-    return _cell(values) + (f", {len(values)} seed{'s' * (len(values) > 1)}" if len(values) < most else "")
+    return cell(values) + (f", {len(values)} seed{'s' * (len(values) > 1)}" if len(values) < most else "")
 
 
-def _points(values: Sequence[float]) -> str:
+def points(values: Sequence[float]) -> str:
     mean, interval = mean_interval([100 * value for value in values])
     return f"{mean:+.1f} [{interval.low:.1f}, {interval.high:.1f}]"
 
 
-def _listed(radii: Sequence[float]) -> str:
+def listed(radii: Sequence[float]) -> str:
     return " ".join(f"{eps:g}" for eps in radii)

@@ -218,3 +218,11 @@ def test_autoattack_comes_where_it_is_asked_for(
     confirmed, data = script("confirmed", monkeypatch), load_data(config.Data("digits"))[1]
     asked = confirmed.turns(data, 0.2, argparse.Namespace(official=official, after_suite=after))
     assert [name for name, _ in asked] == [getattr(confirmed, form).format(eps=0.2) for form in expected]
+
+
+def test_the_front_page_shows_what_the_records_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    beyond, front = script("beyond", monkeypatch), script("beyond_readme", monkeypatch)
+    shown = Path("README.md").read_text(encoding="utf-8").split(beyond.BEGIN)[1].split(beyond.END)[0]
+    assert shown == front.in_short(Path("results/beyond-mnist"))
+    assert shown.count("\n| 0.") == 6 and "AutoAttack" in shown
