@@ -71,7 +71,10 @@ from sparring.reproduction.tasks import load_once
         ("reproduce --recipes fgsm --dry-run", "a reproduction needs the recipe 'vanilla'"),
         ("demo --workers -1 --dry-run", "workers must be >= 0; got -1"),
         ("reproduce --data digits --recipes fgsm", "a reproduction needs the recipe 'vanilla'"),
-        ("reproduce --data digits --seeds 0", "seeds must be different numbers, at least one; got --seeds 0"),
+        (
+            "reproduce --data digits --seeds 0",
+            "seeds must be different numbers, at least one; got --seeds 0; one number says how many",
+        ),
         ("train vanilla --seeds 0", "seeds must be different numbers, at least one; got --seeds 0"),
         ("demo --seeds -2", "seeds must be different numbers, at least one; got --seeds -2"),
         ("demo --seeds 2 3 2 --dry-run", "seeds must be different numbers, at least one; got --seeds 2 3 2"),

@@ -75,8 +75,9 @@ class _Seeds(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         seeds = list(range(values[0])) if len(values) == 1 else values
         if not seeds or len(set(seeds)) < len(seeds):
-            given = " ".join(map(str, values))
-            raise InputError(f"seeds must be different numbers, at least one; got {option_string} {given}".rstrip())
+            given = f"{option_string} {' '.join(map(str, values))}".rstrip()
+            hint = "; one number says how many: --seeds 1 is the seed 0" if len(values) == 1 else ""
+            raise InputError(f"seeds must be different numbers, at least one; got {given}{hint}")
         setattr(namespace, self.dest, seeds)
 
 

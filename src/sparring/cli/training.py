@@ -59,7 +59,9 @@ def train(words: list[str]) -> int:
     else:
         for record in done:
             folder = records.OutPaths(options.out).run(name, record.seed).folder
-            what = record.message or f"{record.epochs} epochs, {record.stopped}, {record.seconds:.0f} s"
+            epochs = f"{record.epochs} epochs"
+            why = "" if record.stopped == epochs else f" ({record.stopped})"
+            what = record.message or f"{epochs}{why}, {record.seconds:.0f} s"
             print(f"{name} seed {record.seed}: {record.status}, {what}  ({folder})")
         print(f"next: sparring evaluate {options.out}")
     return 3 if any(record.status == "diverged" for record in done) else 0

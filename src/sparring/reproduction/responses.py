@@ -77,7 +77,7 @@ def exploit_runs(
     def told(of: dict[Path, list[BestResponseRecord]]) -> None:
         made.update(of)
         for records in of.values():
-            notice("; ".join(_said(record) for record in records))
+            notice(_said(records))
 
     try:
         groups = _groups(sorted(runs, key=lambda run: run.name), choose_device(plan.device))  # seed after seed
@@ -233,6 +233,7 @@ def _record(
     )
 
 
-def _said(record: BestResponseRecord) -> str:
-    gap = "" if record.gap is None else f", gap {100 * record.gap:.1f} points"
-    return f"{record.recipe} seed {record.seed}: best responses {record.kind} leave {100 * record.worst:.1f} %{gap}"
+def _said(records: Sequence[BestResponseRecord]) -> str:
+    """Of one run, what each kind leaves."""
+    left = ", ".join(f"{100 * record.worst:.1f} % ({record.kind})" for record in records)
+    return f"{records[0].recipe} seed {records[0].seed}: best responses leave {left}"
