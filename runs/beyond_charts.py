@@ -1,4 +1,4 @@
-"""The figures of docs/game.md: robustness over radii, and the learned attack beside PGD, over its gradients and over its cost.
+"""The figures of the docs: what failed, robustness over radii, what each part is worth, the learned attack beside PGD.
 
 python runs/beyond_charts.py results/beyond-mnist results/paper-mnist
 """
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
+from beyond_pages import confirmed_rows, on_fewer
 
 from sparring.evaluation.statistics import mean_interval
-from sparring.records import LearnedAttackRecord, OutPaths, SummaryRecord, WorstCaseRecord, read
+from sparring.records import BestResponseRecord, LearnedAttackRecord, OutPaths, SummaryRecord, WorstCaseRecord, read
 from sparring.report import words
 
 SHOWN = {  # recipe -> legend, colour
@@ -23,6 +24,27 @@ SHOWN = {  # recipe -> legend, colour
     "fgsm_tenth": ("FGSM at 0.1", "#d55e00"),
     "gan_tanh": ("the paper's tanh game", "#0067a5"),
 }
+GAMES = {  # of the first figure
+    "gan_tanh": "the paper's tanh game",
+    "gan_scaled": "its scaled game",
+    "gan_tanh_init": "initialised, tanh",
+    "gan_scaled_init": "initialised, scaled",
+    "gan_recurrent": "the recurrent game",
+}
+OPPONENTS = {"its own adversary": "#0067a5", "fresh adversaries": "#ff9152", "worst case": "#a8347f"}
+PARTS = {  # recipe -> what is left out of the whole game, or stands alone
+    "gan_recurrent": "the whole game",
+    "gan_recurrent_all": "two queries at every radius",
+    "gan_recurrent_once": "one query at every radius",
+    "gan_recurrent_fixed": "without learning",
+    "gan_recurrent_cold": "without the warm start",
+    "gan_recurrent_tenth": "without drawn radii",
+    "pgd2_drawn": "drawn radii alone (PGD-2)",
+    "warm_alone": "the warm start alone",
+    "learning_alone": "learning alone",
+    "pgd2_tenth": "none of them (PGD-2 at 0.1)",
+}
+RADII = {0.1: "#38c99b", 0.2: "#0067a5", 0.3: "#a8347f"}
 ATTACKED = 10_000  # images over which the learned attack's training is spread
 AXIS = alt.Axis(format="%", grid=True, gridColor="#dfe3e8")
 
@@ -62,6 +84,71 @@ def robustness(rows: list[dict[str, Any]]) -> alt.LayerChart:
     y = alt.Y("left:Q", title="images that survive every attack", axis=AXIS, scale=alt.Scale(domain=[0, 1]))
     band = base.mark_area(opacity=0.2).encode(y=alt.Y("low:Q", title=""), y2="high:Q")
     return alt.layer(band, base.mark_line(point=True).encode(y=y)).properties(width=420, height=280)
+
+
+def failure(results: Path, paper: Path) -> alt.LayerChart:
+    """Games at 0.1: what their own adversaries leave, what fresh ones do, and the worst case over every attack."""
+    rows, eps = [], 0.1
+    summary = [s for name in ("summary", "robust") for s in read(OutPaths(paper).records(name), SummaryRecord)]
+    metrics = dict(zip(("in_game", "fresh", "worst_case"), OPPONENTS, strict=True))
+    for s in summary:
+        if s.recipe in GAMES and s.metric in metrics and (s.eps, s.protocol) == (eps, "sound"):
+            rows.append(_mark(GAMES[s.recipe], metrics[s.metric], s.mean, s.low, s.high))
+    own = [
+        r for r in read(OutPaths(results).records("responses"), BestResponseRecord)
+        if (r.recipe, r.kind) == ("gan_recurrent", "recurrent")
+    ]  # fmt: skip
+    worst = [r.worst / r.n for r in confirmed_rows(results) if (r.recipe, r.eps) == ("gan_recurrent", eps) and r.worst]
+    found = ([r.in_game for r in own if r.in_game is not None], [r.worst for r in own], worst)
+    for opponent, values in zip(OPPONENTS, found, strict=True):
+        mean, interval = mean_interval(values)
+        rows.append(_mark(GAMES["gan_recurrent"], opponent, mean, interval.low, interval.high))
+    return _dots(rows, list(GAMES.values()), OPPONENTS, "images that survive at 0.1")
+
+
+def parts(results: Path) -> alt.LayerChart:
+    """The whole game, each of its parts left out, and each alone, at three radii, on the images that all of them met."""
+    rows, worst = [], read(OutPaths(results).records("worst"), WorstCaseRecord)
+    few = min(r.n for r in worst)
+    grid = sorted({r.eps for r in worst})
+    for recipe, title in PARTS.items():
+        for eps in RADII:
+            values = [r.accuracy for r in worst if (r.recipe, r.eps) == (recipe, eps)]
+            if some := on_fewer(results, worst, recipe, few):
+                values = some[grid.index(eps)]
+            mean, interval = mean_interval(values)
+            rows.append(_mark(title, f"eps {eps:g}", mean, interval.low, interval.high))
+    colours = {f"eps {eps:g}": colour for eps, colour in RADII.items()}
+    return _dots(rows, list(PARTS.values()), colours, f"of {few:,} images, those that survive every attack")
+
+
+def _mark(row: str, what: str, mean: float, low: float, high: float) -> dict[str, Any]:
+    return {"row": row, "what": what, "left": mean, "low": max(0.0, low), "high": min(1.0, high)}
+
+
+def _dots(rows: list[dict[str, Any]], names: list[str], colours: dict[str, str], title: str) -> alt.LayerChart:
+    """A line of dots with intervals for each name."""
+    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        y=alt.Y(
+            "row:N",
+            title=None,
+            sort=names,
+            axis=alt.Axis(labelLimit=240, grid=True, gridColor="#eef0f3", ticks=False, labelPadding=10),
+        ),
+        color=alt.Color(
+            "what:N",
+            title=None,
+            sort=list(colours),
+            scale=scale,
+            legend=alt.Legend(orient="top", symbolSize=90, symbolOpacity=1),
+        ),
+    )
+    rule = base.mark_rule(strokeWidth=2, opacity=0.6).encode(
+        x=alt.X("low:Q", title=title, axis=AXIS, scale=alt.Scale(domain=[0, 1])), x2="high:Q"
+    )
+    dots = base.mark_point(filled=True, size=70, opacity=1).encode(x="left:Q")
+    return alt.layer(rule, dots).properties(width=420, height=26 * len(names))
 
 
 def strength(records: list[LearnedAttackRecord], *, cost: bool) -> alt.VConcatChart:
@@ -122,7 +209,9 @@ def main() -> None:
     results, paper = map(Path, sys.argv[1:])
     figures = results / "figures"
     figures.mkdir(parents=True, exist_ok=True)
+    failure(results, paper).save(figures / "failure.svg")
     robustness(rows_of(results, paper)).save(figures / "robustness.svg")
+    parts(results).save(figures / "parts.svg")
     if attacks := read(OutPaths(results).records("attack"), LearnedAttackRecord):
         strength(attacks, cost=False).save(figures / "attack.svg")
         strength(attacks, cost=True).save(figures / "attack-cost.svg")

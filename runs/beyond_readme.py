@@ -63,7 +63,7 @@ def _convolutional(results: Path) -> str:
     if not met:
         return ""
     text = [
-        f"[A small convolutional network](docs/game.md#a-bound-from-below) at eps {next(iter(met.values()))[0]['eps']:g} "
+        f"[A small convolutional network](docs/game.md#a-convolutional-network) at eps {next(iter(met.values()))[0]['eps']:g} "
         "(`runs/conv.py`), in %; clean and certified accuracy of all test images:",
         "",
         "| game | seconds, on | seeds | clean | certified | the official AutoAttack leaves | seeds | of images |",
