@@ -48,7 +48,7 @@ def main(folder: Path) -> None:
     out = OutPaths(folder)
     head = restore(ReproductionRecord, read_json(out.reproduction))
     summary = [s for name in ("summary", "robust", "gaps") for s in read(out.records(name), SummaryRecord)]
-    responses = read(out.records("responses"), BestResponseRecord)
+    responses = [r for r in read(out.records("responses"), BestResponseRecord) if r.eps == 0.1]
     audits = read(out.records("audits"), AuditRecord)
     claims = [restore(ClaimRecord, claim) for claim in read_json(out.claims)]
     readme = Path(__file__).parent.parent / "README.md"

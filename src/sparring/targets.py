@@ -195,7 +195,7 @@ def epochs_alone(folder: Path) -> int:
 def best_responses_of(folder: Path, defender: nn.Module) -> list[Fresh]:
     """The best responses to exactly this defender that `sparring exploit` left in a run's folder."""
     found = []
-    for path in sorted(RunPaths(folder).best_responses.glob("*.safetensors")):
+    for path in sorted(RunPaths(folder).best_responses.rglob("*.safetensors")):
         told = read_verified(path)[1]
         if told.get("defender") == fingerprint([defender]):
             trained = (load_adversary(path), told["eps"], told["steps"], told["examples"])
@@ -214,8 +214,9 @@ def neighbours(folder: Path) -> dict[str, str]:
 
 def best_response_stamps(folder: Path) -> dict[str, str]:
     """The best responses in a run's folder, by the digest of all that decided their training."""
-    paths = sorted(RunPaths(folder).best_responses.glob("*.safetensors"))
-    return {path.name: str(read_verified(path)[1].get("training")) for path in paths}
+    kept = RunPaths(folder).best_responses
+    paths = sorted(kept.rglob("*.safetensors"))
+    return {path.relative_to(kept).as_posix(): str(read_verified(path)[1].get("training")) for path in paths}
 
 
 def has_past(folder: Path) -> bool:

@@ -145,6 +145,30 @@ def test_they_are_used_at_the_eps_they_were_trained_at_and_for_the_runs_own_data
     assert f"{7 * 128} examples seen" in other["G1"].evidence
 
 
+def test_those_at_another_radius_stand_beside_the_runs_own_and_an_audit_there_takes_them(
+    exploited: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(exploited / "runs", tmp_path / "runs")
+    paths = OutPaths(tmp_path).run("gan_tanh", 0)
+    before = read(paths.responses, BestResponseRecord)
+    made = exploit_runs(tmp_path, replace(PLAN, kinds=("x",), eps=0.2))
+    game = next(r for r in made if r.recipe == "gan_tanh")
+    assert read(paths.responses, BestResponseRecord) == [*before, game] and {r.eps for r in before} == {0.1}
+    trained = load(paths.folder)
+    there = replace(trained.attack(), threat=replace(trained.attack().threat, eps=0.2))
+    own = attacked(trained.defender, load_data(trained.run.data)[1], there, there.threat)
+    assert (game.eps, game.in_game) == (0.2, own.accuracy) and game.gap == pytest.approx(own.accuracy - game.worst)
+    gaps = read(OutPaths(tmp_path).records("gaps"), SummaryRecord)
+    assert {(s.attack, s.eps) for s in gaps if s.recipe == "gan_tanh"} == {("x", 0.1), ("xg", 0.1), ("x", 0.2)}
+    subject, level = of_run(paths.folder), replace(SELF, n=60, steps=5, queries=20, noise_draws=5, fresh_steps=7)
+    found = audit_subject(replace(subject, eps=(0.2,)), level=level, checks={"G1": CHECKS["G1"]})
+    assert f"{game.examples:,} examples seen" in found["G1"].evidence
+    again = exploit_runs(tmp_path, replace(PLAN, kinds=("x",), eps=0.2))
+    assert next(r for r in again if r.recipe == "gan_tanh").left == game.left
+    assert len(list(paths.best_responses.rglob("*.safetensors"))) == 12
+    assert len(_stamp(paths.folder, AuditPlan())["best_responses"]) == 12
+
+
 def test_half_as_long_is_half_as_long(exploited: Path) -> None:
     subject = of_run(OutPaths(exploited).run("gan_tanh", 0).folder)
     odd = [replace(r, steps=7) if r.steps == 4 else r for r in subject.fresh]
@@ -241,6 +265,8 @@ def test_over_seeds_a_kind_has_a_mean_and_a_gap_only_in_games(exploited: Path) -
         ({"kinds": ()}, "at least one kind"),
         ({"precision": "fp8"}, "auto, fp32 or bf16"),
         ({"fresh_seeds": 0}, "fresh seeds must be >= 1"),
+        ({"eps": 0.0}, "eps must be above 0"),
+        ({"eps": 8.0}, "did you mean 8/255"),
     ],
 )
 def test_a_wrong_plan_is_refused_before_any_training(wrong: dict[str, Any], said: str, tmp_path: Path) -> None:

@@ -121,6 +121,23 @@ def test_a_kind_that_met_one_game_only_leaves_the_other_rows_open(sketch: Path) 
     assert all(("–" in left and "–" in gap) != ("GAN" in label) for label, (left, gap) in ends.items())
 
 
+def test_a_second_radius_has_rows_of_its_own(sketch: Path) -> None:
+    paths = OutPaths(sketch)
+    known = read(paths.records("responses"), BestResponseRecord)
+    write(paths.records("responses"), [*known, *(dataclasses.replace(r, eps=0.3) for r in known if r.kind == "x")])
+    means = read(paths.records("gaps"), SummaryRecord)
+    wider = [dataclasses.replace(s, eps=0.3, mean=s.mean / 2) for s in means if s.attack == "x"]
+    write(paths.records("gaps"), [*means, *wider])
+    html = rendered(sketch)
+    section = html[html.index('id="best-responses"') :]
+    assert "points, at eps 0.1 and 0.3: mean" in section
+    rows = re.findall(r"<tr>(.*?)</tr>", section[section.index("<tbody>") : section.index("</tbody>")], re.S)
+    labels = [re.findall(r"<th[^>]*>(.*?)</th>", row)[0] for row in rows]
+    assert labels[:2] == ["Vanilla, eps 0.1", "Vanilla, eps 0.3"] and len(labels) == 2 * len({r.recipe for r in known})
+    left = next(s.mean for s in wider if (s.recipe, s.metric) == ("vanilla", "best_response"))
+    assert f"{100 * left:.1f}" in rows[1] and f"{100 * left:.1f}" not in rows[0]
+
+
 def test_hostile_names_are_escaped(sketch: Path) -> None:
     evil = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
     paths = OutPaths(sketch)

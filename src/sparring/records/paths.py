@@ -87,7 +87,7 @@ class RunPaths:
 
     @property
     def best_responses(self) -> Path:
-        """A folder: the adversaries trained against the frozen defender."""
+        """A folder: the adversaries trained against the frozen defender, those at another radius in folders of it."""
         return self.folder / "best-responses"
 
     @property

@@ -75,6 +75,7 @@ def _sections(source: Source) -> dict[str, Any]:
         "exploitability": sections.exploitability(source),
         "responses": responses.rows(source),
         "response_kinds": responses.kinds(source),
+        "response_radii": responses.radii(source),
         "response_seeds": responses.fresh_seeds(source),
         "response_precision": responses.precision(source.responses),
         "audits": audits.rows(source),

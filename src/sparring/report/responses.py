@@ -21,20 +21,23 @@ def kinds(source: Source) -> list[dict[str, str]]:
 
 
 def rows(source: Source) -> Rows:
-    """A row a recipe: in the game, then left and gap for each kind over seeds, and every run's own numbers."""
+    """A row a recipe and radius: left and gap for each kind over seeds, and every run's own numbers."""
     made = []
-    for recipe in source.recipes:
-        found = [r for r in source.responses if r.recipe == recipe]
+    several = len({r.eps for r in source.responses}) > 1
+    of_each = [(name, eps) for name in source.recipes for eps in sorted({r.eps for r in source.responses})]
+    for recipe, eps in of_each:
+        found = [r for r in source.responses if (r.recipe, r.eps) == (recipe, eps)]
         if not found:
             continue
         cells = []
         for kind in dict.fromkeys(r.kind for r in source.responses):
             cells += [
-                cell(source.one(metric, recipe, attack=kind)) for metric in ("best_response", "best_response_gap")
+                cell(source.one(metric, recipe, attack=kind, eps=eps))
+                for metric in ("best_response", "best_response_gap")
             ]
         made.append(
             {
-                "label": words.label(recipe),
+                "label": f"{words.label(recipe)}, eps {words.eps(eps)}" if several else words.label(recipe),
                 "cells": cells,
                 "gain": max(r.gain for r in found),
                 "n_seeds": len({r.seed for r in found}),
@@ -43,6 +46,11 @@ def rows(source: Source) -> Rows:
             }
         )
     return made
+
+
+def radii(source: Source) -> str:
+    """The radii at which they play."""
+    return " and ".join(words.eps(eps) for eps in sorted({r.eps for r in source.responses}))
 
 
 def fresh_seeds(source: Source) -> str:

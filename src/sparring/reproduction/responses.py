@@ -26,6 +26,7 @@ from sparring.precision import Precision, fast_precision
 from sparring.records import BestResponseRecord, OutPaths, RunPaths, SummaryRecord, read, write
 from sparring.reproduction.finished import each, finished
 from sparring.targets import co_trained_examples, epochs_alone
+from sparring.threat import ThreatModel, check_eps
 
 BATCH, LR = 512, 0.3
 RECURRENT_BATCH = 128  # of a few numbers, which need steps
@@ -38,6 +39,7 @@ class ResponsePlan:
     """Which best responses to train: kinds, how many seeds of each, and how long."""
 
     kinds: tuple[str, ...] | None = None  # None: x, xy and xg, and recurrent where the game's own adversary is
+    eps: float | None = None  # None: the radius at which the run is judged
     fresh_seeds: int = 3
     epochs: int = 0  # rounded up to an even number; 0: as many perturbed examples as the co-trained adversary saw
     precision: Precision | Literal["auto"] = (
@@ -51,6 +53,10 @@ class ResponsePlan:
         if self.kinds is not None:
             return self.kinds
         return ("x", "xy", "xg") if run.recurrent is None else ("x", "xy", "xg", "recurrent")
+
+    def radius_for(self, run: Run) -> float:
+        """The radius at which they play against the defender of a run."""
+        return run.judged if self.eps is None else self.eps
 
 
 def exploit_runs(
@@ -69,6 +75,8 @@ def exploit_runs(
         check_kinds(plan.kinds)
     if plan.precision not in ("auto", "fp32", "bf16"):
         raise InputError(f"precision is auto, fp32 or bf16; got {plan.precision!r}")
+    if plan.eps is not None and not check_eps(plan.eps) > 0:
+        raise InputError("eps must be above 0: at 0 no adversary does anything")
     if plan.fresh_seeds < 1 or plan.epochs < 0:
         raise InputError(f"fresh seeds must be >= 1 and epochs >= 0; got {plan.fresh_seeds} and {plan.epochs}")
     runs = finished(folder)
@@ -99,17 +107,17 @@ def _groups(runs: Sequence[Path], device: torch.device) -> list[tuple[Path, ...]
 
 
 def over_seeds(records: Sequence[BestResponseRecord]) -> list[SummaryRecord]:
-    """What each kind leaves of each recipe, and its gap to the game, over the runs' seeds.
+    """What each kind leaves of each recipe at each radius, and its gap to the game, over the runs' seeds.
 
     Runs whose best responses trained for different lengths, or in different numbers, are not averaged.
     """
-    trainings: dict[tuple[str, str], set[tuple[float, int, int]]] = {}
+    trainings: dict[tuple[str, str, float], set[tuple[int, int]]] = {}
     for r in records:
-        trainings.setdefault((r.recipe, r.kind), set()).add((r.eps, r.epochs, len(r.left)))
+        trainings.setdefault((r.recipe, r.kind, r.eps), set()).add((r.epochs, len(r.left)))
     return averaged(
         Value(Key(r.recipe, metric, r.kind, r.eps, "sound"), r.seed, value, r.n)
         for r in records
-        if len(trainings[r.recipe, r.kind]) == 1
+        if len(trainings[r.recipe, r.kind, r.eps]) == 1
         for metric, value in (("best_response", r.worst), ("best_response_gap", r.gap))
         if value is not None
     )
@@ -136,7 +144,7 @@ def exploit_group(folders: Sequence[Path], plan: ResponsePlan) -> dict[Path, lis
                 [target.trained.defender for target in alike],
                 train_on,
                 test,
-                run.judged,
+                alike[0].eps,
                 kinds=[kind],
                 seeds=range(plan.fresh_seeds),
                 epochs=half,
@@ -145,7 +153,7 @@ def exploit_group(folders: Sequence[Path], plan: ResponsePlan) -> dict[Path, lis
                 batch_size=batch,
                 precision=precision,
                 in_games=own,
-                folders=[target.paths.best_responses for target in alike],
+                folders=[target.folder for target in alike],
             )
             for target, responses in zip(alike, found, strict=True):
                 steps, folder = len(train_on) // batch, target.paths.folder
@@ -156,10 +164,11 @@ def exploit_group(folders: Sequence[Path], plan: ResponsePlan) -> dict[Path, lis
 
 @dataclass(frozen=True)
 class _Target:
-    """A finished run, how long its co-trained adversary trained, and records of other kinds that stay."""
+    """A finished run, the radius, how long its own adversary trained, and records that stay: of other kinds and radii."""
 
     trained: Trained
     paths: RunPaths
+    eps: float
     seen: int | None  # examples that the co-trained adversary saw
     half: int  # epochs before training is doubled
     others: tuple[BestResponseRecord, ...]
@@ -173,17 +182,25 @@ class _Target:
         per_epoch = n // batch * batch
         half = math.ceil((plan.epochs or (WITHOUT_A_GAME if seen is None else math.ceil(seen / per_epoch))) / 2)
         known = read(paths.responses, BestResponseRecord)
-        digest = trained.record.defender_sha256
-        others = tuple(r for r in known if r.defender_sha256 == digest and r.kind not in plan.kinds_for(trained.run))
-        return cls(trained, paths, seen, half, others)
+        digest, eps, kinds = trained.record.defender_sha256, plan.radius_for(trained.run), plan.kinds_for(trained.run)
+        others = tuple(
+            r for r in known if r.defender_sha256 == digest and not (r.kind in kinds and math.isclose(r.eps, eps))
+        )
+        return cls(trained, paths, eps, seen, half, others)
+
+    @property
+    def folder(self) -> Path:
+        """Where its best responses are kept: those at another radius than the run is judged at in a folder of that name."""
+        kept = self.paths.best_responses
+        return kept if math.isclose(self.eps, self.trained.run.judged) else kept / f"eps{self.eps:g}"
 
     def in_game(self, test: Data, device: torch.device) -> Tensor | None:
         """Which examples are right under the co-trained adversary, (N,) bool; None without one."""
         if self.trained.adversary is None:
             return None
-        attack = self.trained.attack()
+        attack = replace(self.trained.attack(), threat=(threat := ThreatModel(self.eps, test.shape)))
         attack.adversary.to(device)
-        return attacked(self.trained.defender, test, attack, attack.threat).correct
+        return attacked(self.trained.defender, test, attack, threat).correct
 
 
 def _data_of(run: Run, plan: ResponsePlan) -> DataConfig:
@@ -210,7 +227,7 @@ def _record(
         seed=run.seed,
         defender_sha256=target.trained.record.defender_sha256,
         kind=kind,
-        eps=run.judged,
+        eps=target.eps,
         n=n,
         epochs=epochs,
         steps=epochs * steps,
@@ -236,4 +253,4 @@ def _record(
 def _said(records: Sequence[BestResponseRecord]) -> str:
     """Of one run, what each kind leaves."""
     left = ", ".join(f"{100 * record.worst:.1f} % ({record.kind})" for record in records)
-    return f"{records[0].recipe} seed {records[0].seed}: best responses leave {left}"
+    return f"{records[0].recipe} seed {records[0].seed}: best responses at {records[0].eps:g} leave {left}"
