@@ -96,7 +96,7 @@ def failure(results: Path, paper: Path) -> alt.LayerChart:
             rows.append(_mark(GAMES[s.recipe], metrics[s.metric], s.mean, s.low, s.high))
     own = [
         r for r in read(OutPaths(results).records("responses"), BestResponseRecord)
-        if (r.recipe, r.kind) == ("gan_recurrent", "recurrent")
+        if (r.recipe, r.kind, r.eps) == ("gan_recurrent", "recurrent", eps)
     ]  # fmt: skip
     worst = [r.worst / r.n for r in confirmed_rows(results) if (r.recipe, r.eps) == ("gan_recurrent", eps) and r.worst]
     found = ([r.in_game for r in own if r.in_game is not None], [r.worst for r in own], worst)
