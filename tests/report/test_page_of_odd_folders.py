@@ -118,6 +118,7 @@ def test_a_kind_that_met_one_game_only_leaves_the_other_rows_open(sketch: Path) 
         re.findall(r"<th[^>]*>(.*?)</th>", row)[0]: re.findall(r"<td[^>]*>(.*?)</td>", row, re.S)[6:8] for row in rows
     }
     assert "the gradient, again and again" in section and asked and again
+    assert "at the input, or ask for it again and again." in section
     assert all(("–" in left and "–" in gap) != ("GAN" in label) for label, (left, gap) in ends.items())
 
 
