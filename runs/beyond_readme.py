@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from beyond_pages import LOOKS, cell, confirmed_rows, conv_groups, points, trained_in
+from beyond_pages import LOOKS, cell, cell_of, confirmed_rows, conv_groups, points, trained_in
 from confirmed import ConfirmedRecord, leads
 
 OFFICIAL = "AutoAttack, standard"
@@ -39,7 +39,7 @@ def _confirmed(results: Path) -> str:
             own = [row for row in rows if (row.recipe, row.eps) == (recipe, eps)]
             cells.append(cell([row.suite / row.n for row in own]))
             left = [row.worst / row.n for row in own if row.worst is not None]
-            cells.append(cell(left) if left else "-")
+            cells.append(cell_of(left, 2))  # one seed alone says so
         for other in others:
             lead = found.get((other, eps))
             cells += [points(lead.by_seed), f"{lead.p:.2g}"] if lead else ["-", "-"]
