@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,6 @@ from sparring.evaluation.statistics import mean_interval
 from sparring.experiment import load_data
 from sparring.records import ComparisonRecord, OutPaths, WorstCaseRecord, read
 
-ConvGroups = dict[tuple[str, int, str], list[dict[str, Any]]]  # by game, epochs, device
 GAMES = {  # each against its yardsticks, and the shorter game
     "gan_recurrent": ("pgd_drawn", "fgsm_drawn", "pgd_tenth", "fgsm_tenth"),
     "gan_recurrent_long": ("pgd_long", "fgsm_long", "gan_recurrent"),
@@ -159,12 +158,22 @@ def under_more(results: Path) -> str:
     return "\n".join(text)
 
 
-def conv_groups(results: Path) -> ConvGroups:
+class ConvGame(NamedTuple):
+    """What the seeds have in common that `runs/conv.py` trained alike."""
+
+    network: str
+    game: str
+    epochs: int
+    device: str
+    precision: str
+
+
+def conv_groups(results: Path) -> dict[ConvGame, list[dict[str, Any]]]:
     """What `runs/conv.py` found, seeds that were trained alike together; nothing where it has not run."""
-    path, groups = results / "conv.jsonl", ConvGroups()
+    path, groups = results / "conv.jsonl", dict[ConvGame, list[dict[str, Any]]]()
     for row in map(json.loads, path.read_text().splitlines() if path.is_file() else ()):
         if not row["held_out"]:
-            groups.setdefault((row["game"], row["epochs"], row["device"]), []).append(row)
+            groups.setdefault(ConvGame(*(row[name] for name in ConvGame._fields)), []).append(row)
     return groups
 
 
@@ -175,21 +184,22 @@ def convolutional(results: Path) -> str:
     eps = next(iter(groups.values()))[0]["eps"]
     text = [
         f"A small convolutional network at eps {eps:g}, means over seeds, in %, by `python runs/conv.py OUT "
-        "results/beyond-mnist --game GAME --epochs EPOCHS --examples OF --official OF`. Clean and certified accuracy are of "
-        "all test images; an attack leaves the last two columns of so many. AutoAttack is the official one.",
+        "results/beyond-mnist --network NETWORK --game GAME --epochs EPOCHS --precision PRECISION --examples OF --official OF`. "
+        "Clean and certified accuracy are of all test images; an attack leaves the last two columns of so many. AutoAttack is "
+        "the official one.",
         "",
-        "| game | seeds | epochs | seconds, on | clean | certified | attack | of | leaves | of one seed, at least |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-        *(line for key, own in groups.items() for line in _convolutional(*key, own)),
+        "| network | game | seeds | epochs | seconds, on | clean | certified | attack | of | leaves | of one seed, at least |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+        *(line for game, own in groups.items() for line in _convolutional(game, own)),
     ]
     return "\n".join(text)
 
 
-def _convolutional(game: str, epochs: int, device: str, rows: Sequence[dict[str, Any]]) -> list[str]:
+def _convolutional(game: ConvGame, rows: Sequence[dict[str, Any]]) -> list[str]:
     """Seeds that were trained alike: a line for each attack, the first with what holds for all."""
     certain = [row["certified"] for row in rows if "certified" in row]
     lines, own = list[str](), [
-        f"`{game}`", str(len(rows)), str(epochs), trained_in(rows, device),
+        game.network, f"`{game.game}`", str(len(rows)), str(game.epochs), trained_in(rows, game),
         cell([row["clean"] for row in rows], 2), cell(certain) if len(certain) == len(rows) else "-",
     ]  # fmt: skip
     found = [row["left"] | ({"all of these": row["worst"]} if "worst" in row else {}) for row in rows]
@@ -203,11 +213,13 @@ def _convolutional(game: str, epochs: int, device: str, rows: Sequence[dict[str,
     return [f"| {line} |" for line in lines]
 
 
-def trained_in(rows: Sequence[dict[str, Any]], device: str) -> str:
+def trained_in(rows: Sequence[dict[str, Any]], game: ConvGame) -> str:
     """From the fewest to the most seconds, and on what."""
     seconds = sorted({row["seconds"] for row in rows})
-    where = f"{rows[0]['threads']} thread{'s' * (rows[0]['threads'] > 1)}" if device == "cpu" else f"one {device}"
-    return f"{' to '.join(map(str, seconds[:1] + seconds[1:][-1:]))}, {where}"
+    threads = f"{rows[0]['threads']} thread{'s' * (rows[0]['threads'] > 1)}"
+    where = threads if game.device == "cpu" else f"one {game.device}"
+    digits = "" if game.precision == "fp32" else f", {game.precision}"
+    return f"{' to '.join(map(str, seconds[:1] + seconds[1:][-1:]))}, {where}{digits}"
 
 
 def cell(values: Sequence[float], digits: int = 1) -> str:

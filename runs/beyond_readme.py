@@ -66,13 +66,19 @@ def _convolutional(results: Path) -> str:
         f"[A small convolutional network](docs/game.md#a-convolutional-network) at eps {next(iter(met.values()))[0]['eps']:g} "
         "(`runs/conv.py`), in %; clean and certified accuracy of all test images:",
         "",
-        "| game | seconds, on | seeds | clean | certified | the official AutoAttack leaves | seeds | of images |",
-        "|---|---|---|---|---|---|---|---|",
+        "| convolutions | game | seconds, on | seeds | clean | certified | the official AutoAttack leaves | seeds | of images |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for (game, _, device), own in met.items():
+    for game, own in met.items():
         certain = [row["certified"] for row in own if "certified" in row]
         counts = [row["left"][OFFICIAL] for row in own if OFFICIAL in row["left"]]
-        cells = [f"`{game}`", trained_in(own, device), str(len(own)), cell([row["clean"] for row in own], 2)]
+        cells = [
+            game.network,
+            f"`{game.game}`",
+            trained_in(own, game),
+            str(len(own)),
+            cell([row["clean"] for row in own], 2),
+        ]
         cells += [cell(certain) if certain else "-", cell([right / n for right, n in counts]), str(len(counts))]
         text.append(f"| {' | '.join([*cells, ' or '.join(f'{n:,}' for n in sorted({n for _, n in counts}))])} |")
     return "\n".join(text)

@@ -1,18 +1,19 @@
 """A small convolutional network at eps 0.3 on MNIST: `Game` trains five seeds of it, which are then attacked.
 
-    python runs/conv.py OUT results/beyond-mnist [--game all|half|bounded] [--seeds 0 1 2 3 4] [--epochs 20] [--examples 1000]
-                        [--official 1000] [--attacks Auto-PGD ...] [--held-out] [--device cpu] [--data-root FOLDER]
+    python runs/conv.py OUT results/beyond-mnist [--network two|four] [--game all|half|bounded] [--seeds 0 1 2 3 4] [--epochs 20]
+                        [--precision fp32|bf16] [--examples 1000] [--official 1000] [--attacks Auto-PGD ...] [--held-out]
+                        [--device cpu] [--data-root FOLDER]
 
-The game is one of GAMES. With `--held-out` it trains on the first 55,000 training images, and the others are attacked.
-OUT/conv-SEED.pt keeps a trained network, OUT/conv-SEED.json what was found of it, OUT/left-SEED-IMAGES.json which images are
-certified, and which every attack leaves; the same command then goes on, and calls for other seeds may run beside it; every game
-needs an OUT of its own. A network is attacked on stratified images, the same for all seeds (10000: all test images), by
-Auto-PGD on cross-entropy and on the margin for three targets, by Smoothed from two starts, by Auto-PGD and 5,000 queries of
-Square, by the library's standard suite, then, where the package pyautoattack is installed, by the official AutoAttack's
-standard version, in fp32 throughout. AutoAttack meets only the images that are right and not certified: it could not break the
-others. `worst` counts the images that every attack leaves which met as many as AutoAttack did. Clean and certified accuracy are
-over all test images (or held-out ones). Written: conv.jsonl, a row for every seed in OUT, and for those that only the file
-knows.
+The network is one of NETWORKS, the game one of GAMES, and `--precision` is of the training. With `--held-out` it trains on the
+first 55,000 training images, and the others are attacked. OUT/conv-SEED.pt keeps a trained network, OUT/conv-SEED.json what was
+found of it, OUT/left-SEED-IMAGES.json which images are certified, and which every attack leaves; the same command then goes on,
+and calls for other seeds may run beside it; every game needs an OUT of its own. A network is attacked on stratified images, the
+same for all seeds (10000: all test images), by Auto-PGD on cross-entropy and on the margin for three targets, by Smoothed from
+two starts, by Auto-PGD and 5,000 queries of Square, by the library's standard suite, then, where the package pyautoattack is
+installed, by the official AutoAttack's standard version, in fp32 throughout. AutoAttack meets only the images that are right
+and not certified: it could not break the others. `worst` counts the images that every attack leaves which met as many as
+AutoAttack did. Clean and certified accuracy are over all test images (or held-out ones). Written: conv.jsonl, a row for every
+seed in OUT, and for those that only the file knows.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import copy
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import official
 import torch
@@ -32,7 +33,7 @@ from sparring.attacks import APGD, Attack, Cascade, Smoothed, Square, standard_s
 from sparring.crown import certified
 from sparring.data import Data
 from sparring.data.batches import stratified
-from sparring.precision import full_fp32
+from sparring.precision import Precision, full_fp32
 from sparring.process import keep_freed_memory, use_faster_products
 from sparring.threat import ThreatModel
 
@@ -47,15 +48,28 @@ GAMES: dict[str, dict[str, Any]] = {  # name -> settings of a Game
 }
 
 
-def network() -> nn.Module:
+def two() -> nn.Module:
     """Two strided convolutions and two linear layers, 0.46 million parameters."""
     return nn.Sequential(
-        nn.Conv2d(1, 32, 5, stride=2, padding=2), nn.BatchNorm2d(32), nn.ReLU(),
-        nn.Conv2d(32, 64, 5, stride=2, padding=2), nn.BatchNorm2d(64), nn.ReLU(),
+        *convolved(1, 32, 5, stride=2), *convolved(32, 64, 5, stride=2),
         nn.Flatten(), nn.Linear(64 * 49, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, 10),
     )  # fmt: skip
 
 
+def four() -> nn.Module:
+    """Four convolutions, two of them strided, and two linear layers, 0.72 million parameters."""
+    return nn.Sequential(
+        *convolved(1, 32, 5, stride=2), *convolved(32, 64, 3), *convolved(64, 64, 3, stride=2), *convolved(64, 64, 3),
+        nn.Flatten(), nn.Linear(64 * 49, 200), nn.BatchNorm1d(200), nn.ReLU(), nn.Linear(200, 10),
+    )  # fmt: skip
+
+
+def convolved(into: int, out: int, size: int, stride: int = 1) -> tuple[nn.Module, ...]:
+    """A convolution that keeps the image's size but for its stride, batch norm and a ReLU."""
+    return nn.Conv2d(into, out, size, stride, padding=size // 2), nn.BatchNorm2d(out), nn.ReLU()
+
+
+NETWORKS = {"two": two, "four": four}
 CERTIFIED = "certified"
 ATTACKS = ("Auto-PGD", "Smoothed", "Auto-PGD and Square", "standard suite", official.NAME)
 
@@ -64,10 +78,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("results", type=Path)
+    parser.add_argument("--network", choices=NETWORKS, default="two", help="how many convolutions it has")
     parser.add_argument("--game", choices=GAMES, default="all", help="which examples are perturbed, and by what radii")
     parser.add_argument("--held-out", action="store_true", help="leave the test images alone")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of the products in training")
     parser.add_argument("--examples", type=int, default=1000)
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=ATTACKS)
     parser.add_argument("--official", type=int, default=1000, help="of these AutoAttack is shown at most so many")
@@ -87,7 +103,7 @@ def main() -> None:
     file = options.results / "conv.jsonl"
     known = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     known += [json.loads(path.read_text()) for path in sorted(options.out.glob("conv-*.json"))]
-    by = ("game", "held_out", "epochs", "device", "seed")
+    by = ("network", "game", "held_out", "epochs", "device", "precision", "seed")
     rows = {tuple(row[key] for key in by): row for row in known}  # what OUT has counts
     file.write_text("".join(json.dumps(rows[key]) + "\n" for key in sorted(rows)))
 
@@ -95,7 +111,8 @@ def main() -> None:
 def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict[str, Any]:
     """Train the network of a seed, unless it is kept, and attack it by whatever has not attacked it yet."""
     torch.manual_seed(seed)
-    model, kept, file = network(), options.out / f"conv-{seed}.pt", options.out / f"conv-{seed}.json"
+    settings = {"network": options.network, "game": options.game, "precision": options.precision}
+    model, kept, file = NETWORKS[options.network](), options.out / f"conv-{seed}.pt", options.out / f"conv-{seed}.json"
     if kept.is_file():
         saved = torch.load(kept, map_location="cpu")
         model.load_state_dict(saved["model"])
@@ -103,7 +120,7 @@ def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict
         seconds, epochs, device = saved["seconds"], saved["epochs"], saved["device"]
     else:
         model.to(options.device)
-        seconds = trained(model, train, options.epochs, seed, GAMES[options.game])
+        seconds = trained(model, train, options.epochs, seed, GAMES[options.game] | {"precision": options.precision})
         epochs, device = options.epochs, where(options.device)
         torch.save({"model": model.state_dict(), "seconds": seconds, "epochs": epochs, "device": device}, kept)
     model.to(options.device)
@@ -130,7 +147,7 @@ def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict
                 left = autoattacked(model, data, certain, threat, options.out / f"autoattack-{seed}-{n}.json")
             marks.put(name, left)
             if "clean" not in found:
-                found |= {"game": options.game, "held_out": options.held_out, "seed": seed, "eps": EPS}
+                found |= settings | {"held_out": options.held_out, "seed": seed, "eps": EPS}
                 found |= {"epochs": epochs, "seconds": round(seconds), "device": device, "threads": options.threads}
                 found["clean"] = sparring.evaluation.clean(model, test.to(options.device)).accuracy
             if "certified" not in found:

@@ -12,10 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sparring import Game
 from sparring.attacks import FAB, RayS, Smoothed, fgsm, quick_suite
 from sparring.data import Data, load
-from sparring.evaluation import evaluate, named, pgd_curve, transfer, worst_case
+from sparring.errors import InputError
+from sparring.evaluation import clean, evaluate, named, pgd_curve, transfer, worst_case
 from sparring.evaluation.accuracy import attacked
+from sparring.game.moves import in_precision
 from sparring.models import mlp
-from sparring.precision import fast_precision, multiplying_in
+from sparring.precision import Precision, fast_precision, multiplying_in
 from sparring.threat import ThreatModel
 
 CPU = torch.device("cpu")
@@ -72,6 +74,42 @@ def test_products_after_the_block_are_as_before(monkeypatch: pytest.MonkeyPatch)
         assert [kind.fp32_precision for kind in kinds] == ["bf16", "bf16"]
         raise RuntimeError
     assert [kind.fp32_precision for kind in kinds] == before
+
+
+@pytest.mark.parametrize(
+    ("network", "answer"), [(nn.Conv2d(1, 1, 3), torch.bfloat16), (nn.Linear(4, 4), torch.float32)]
+)
+def test_with_tiles_the_factors_of_a_network_with_convolutions_are_cast(
+    network: nn.Module, answer: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told_by(TILES, monkeypatch)
+    dtypes = list[torch.dtype]()
+
+    def move(x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        dtypes.append(network(x).dtype)
+        return {"loss": network(x).mean()}
+
+    metrics = in_precision(move, "bf16", nn.Sequential(nn.Flatten(0, 0), network))(torch.ones(1, 4, 4), torch.zeros(1))
+    assert dtypes == [answer] and metrics["loss"].dtype == torch.float32
+    in_precision(move, "fp32", network)(torch.ones(1, 4, 4), torch.zeros(1))
+    assert dtypes[1:] == [torch.float32]
+
+
+def test_a_game_is_played_in_bf16_where_it_is_asked_to() -> None:
+    train, test = load("digits")
+
+    def played(precision: Precision) -> Game:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(1, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 10))
+        return Game(network, eps=0.05, precision=precision).fit(train.take(torch.arange(512)), epochs=15, batch_size=32)
+
+    games = [played("fp32"), played("bf16")]
+    weights = [game.defender[0].weight for game in games]  # type: ignore[index]
+    assert all(weight.dtype == torch.float32 for weight in weights)
+    assert 1e-6 < (weights[0] - weights[1]).abs().max() < 0.1
+    assert all(clean(game.defender, test).accuracy > 0.8 for game in games)
+    with pytest.raises(InputError, match="precision cannot be 'bf15'; did you mean 'bf16'"):
+        Game(mlp(test.shape, [16, 10]), precision="bf15")  # type: ignore[arg-type]
 
 
 def test_evaluations_ask_a_gpu_for_all_digits_and_leave_its_settings_as_they_were() -> None:

@@ -15,16 +15,18 @@ from sparring.process import has_tiles, rounds_factors
 Precision = Literal["fp32", "bf16"]
 
 
-def multiplying_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+def multiplying_in(
+    precision: Precision, device: torch.device, *, convolutions: bool = False
+) -> AbstractContextManager[object]:
     """Matrix products of the block in fp32 as they are, or in bf16 with parameters and their gradients in fp32.
 
     A processor with tiles (AMX) rounds factors as it multiplies, so that every tensor stays fp32: no pass over memory to cast a
-    weight or its gradient. Elsewhere PyTorch casts what is multiplied, and the product is bf16. No cast is kept for a second
-    use: within a block a weight may change.
+    weight or its gradient. Elsewhere, and for `convolutions`, which are no faster by that, PyTorch casts what is multiplied, and
+    the product is bf16. No cast is kept for a second use: within a block a weight may change.
     """
     if precision == "fp32":
         return nullcontext()
-    if device.type == "cpu" and rounds_factors():
+    if device.type == "cpu" and rounds_factors() and not convolutions:
         return _rounding_factors()
     return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 

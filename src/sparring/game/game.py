@@ -13,11 +13,11 @@ from sparring.adversaries import BOUNDS, ROUNDS, Adversary, AnyAdversary, Recurr
 from sparring.attacks import LearnedAttack
 from sparring.config import Training, n_clean
 from sparring.data import Data, as_data
-from sparring.errors import CannotStack, Diverged, InputError, NotStacked
+from sparring.errors import CannotStack, Diverged, InputError, NotStacked, one_of
 from sparring.game.assured import Assurance
 from sparring.game.closing import CLOSING, close, closing_turns
 from sparring.game.dynamics import Dynamic, alternating
-from sparring.game.moves import duel
+from sparring.game.moves import duel, in_precision
 from sparring.game.player import player
 from sparring.game.radii import Radii
 from sparring.game.train import ADVICE, Epoch, Progress, train
@@ -26,6 +26,7 @@ from sparring.game.warm import WarmStart
 from sparring.ibp import check_bounded
 from sparring.losses import LOSSES
 from sparring.models import TRIED, copy_to, mlp, stack, tried
+from sparring.precision import Precision
 from sparring.randomness import Stream, generator
 from sparring.threat import ThreatModel
 
@@ -42,6 +43,7 @@ ALIKE = (
     "dynamic",
     "clean_share",
     "ibp",
+    "precision",
     "device",
 )
 CELLS_RATE = 0.01  # of Adam, for a recurrent adversary: its cell has few parameters
@@ -75,6 +77,7 @@ class Game:
         dynamic: Dynamic | None = None,
         clean_share: float = 0.5,
         ibp: float = 0.0,
+        precision: Precision = "fp32",
         seed: int = 0,
         device: str | torch.device | None = None,
     ) -> None:
@@ -87,6 +90,9 @@ class Game:
         `ibp`, in [0, 1): the share of the defender's objective that interval bounds have (`Assurance`), for a bound from below
         by `sparring.evaluation.certify`. It costs clean accuracy and seconds, and adds no accuracy under attack; the defender
         must be a `models.mlp` or a Sequential of layers that `sparring.ibp` knows.
+
+        `precision` "bf16": both players multiply in bf16 while they train, with weights and steps in fp32. It is faster where
+        `sparring.precision.fast_precision(device)` says "bf16", and slower elsewhere.
 
         Raises InputError for settings that do not go together.
         """
@@ -113,6 +119,7 @@ class Game:
             raise InputError(f"ibp must be in [0, 1), and above 0 needs a recurrent adversary; got {ibp!r}")
         if ibp:
             check_bounded(defender)
+        one_of("precision", precision, get_args(Precision))
         if isinstance(lr, bool) or not 0 < lr < math.inf:
             raise InputError(f"lr must be > 0 and finite; got {lr!r}")
         if isinstance(clean_share, bool) or not 0 <= clean_share < 1:
@@ -121,6 +128,7 @@ class Game:
             )
         self.defender = defender
         self.ibp = ibp
+        self.precision: Precision = precision
         self.eps = eps
         self.eps_low = eps_low
         self.eps_power = eps_power
@@ -282,6 +290,7 @@ class _Match:
             move = pursuit(defender, adversary, self.threat, radii, streams[0], warm=warm[0], **losses)
         else:
             move = duel(defender, adversary, self.threat, game.dynamic, **losses)
+        move = in_precision(move, game.precision, self.defender, self.adversary)
         settings = Training(batch_size=batch_size, max_epochs=epochs, patience=epochs + 1, min_lr=0.0)
 
         def take(epoch: Epoch, progress: Progress) -> None:

@@ -29,6 +29,7 @@ Metrics = dict[str, Tensor]
 Move = Callable[[Tensor, Tensor], Metrics]
 Mix = Literal["split", "both"]
 Others = Literal["turns", "training"]
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def against(
@@ -136,13 +137,14 @@ def best_response(
     return move
 
 
-def in_precision(move: Move, name: Precision) -> Move:
-    """The move with its matrix products in this precision; its metrics are in fp32."""
+def in_precision(move: Move, name: Precision, *networks: nn.Module) -> Move:
+    """The move of these networks with its matrix products in this precision; its metrics are in fp32."""
     if name == "fp32":
         return move
+    convolutions = any(isinstance(part, CONVOLUTIONS) for network in networks for part in network.modules())
 
     def cast(x: Tensor, y: Tensor) -> Metrics:
-        with multiplying_in(name, x.device):
+        with multiplying_in(name, x.device, convolutions=convolutions):
             metrics = move(x, y)
         return {name: value.float() for name, value in metrics.items()}  # sums over an epoch need more digits
 
