@@ -17,8 +17,8 @@ from sparring.errors import CannotStack, Diverged, InputError, NotStacked, one_o
 from sparring.game.assured import Assurance
 from sparring.game.closing import CLOSING, close, closing_turns
 from sparring.game.dynamics import Dynamic, alternating
-from sparring.game.moves import duel, in_precision
-from sparring.game.player import player
+from sparring.game.moves import Move, duel, in_precision
+from sparring.game.player import Player, player
 from sparring.game.radii import Radii
 from sparring.game.train import ADVICE, Epoch, Progress, train
 from sparring.game.unrolled import EVERY, pursuit
@@ -266,31 +266,11 @@ class _Match:
         on_epoch: Callable[[Game, Epoch, Progress], None],
     ) -> dict[Game, str]:
         """Train to the end; which games diverged, and where. The others' networks are then in evaluation mode."""
-        game, going = self.games[0], list(range(len(self.games)))
+        going = list(range(len(self.games)))
         gone: dict[Game, str] = {}
-        if every is None:
-            every = epochs if rate == "cosine" else 10
-        learning: dict[str, Any] = {"lr": game.lr, "rate": rate, "every": every}
-        learning["n_copies"] = len(going) if self.stacked else None
-        defender = player("defender", self.defender, maximize=False, **learning)
-        if game.recurrent:
-            learning |= {"kind": "adam", "lr": CELLS_RATE, "weight_decay": 0.0, "rate": "constant"}
-        adversary = player("adversary", self.adversary, maximize=True, **learning)
-        seeds = [game.seed for game in self.games]
-        seed = seeds if self.stacked else game.seed
-        streams, warm = [Stream(seed, "attack"), Stream(seed, "radii")], list[WarmStart]()
-        losses: dict[str, Any] = {"loss": LOSSES[game.loss], "adversary_loss": LOSSES[game.adversary_loss]}
-        losses["clean_share"] = game.clean_share
-        if game.recurrent:
-            warm = [WarmStart(len(self.data), self.data.shape, seed, self.data.images.device)]
-            radii = Radii(game.eps, game.eps_low, streams[1], game.eps_power)
-            if game.ibp:
-                steps = max(1, len(self.data) // min(batch_size, len(self.data)))
-                losses["assurance"] = Assurance(game.ibp, epochs * steps, steps, streams[1])
-            move = pursuit(defender, adversary, self.threat, radii, streams[0], warm=warm[0], **losses)
-        else:
-            move = duel(defender, adversary, self.threat, game.dynamic, **losses)
-        move = in_precision(move, game.precision, self.defender, self.adversary)
+        adversary, defender = self._players(rate, every or (epochs if rate == "cosine" else 10))
+        steps = max(1, len(self.data) // min(batch_size, len(self.data)))  # of an epoch
+        move, streams, warm = self._move(adversary, defender, epochs, steps)
         settings = Training(batch_size=batch_size, max_epochs=epochs, patience=epochs + 1, min_lr=0.0)
 
         def take(epoch: Epoch, progress: Progress) -> None:
@@ -313,32 +293,68 @@ class _Match:
                 self.data,
                 (adversary, defender),
                 settings,
-                seed=seed,
+                seed=self._seeds(),
                 streams=streams,
                 warm=warm,
                 on_epoch=take,
                 after_epoch=dismiss,
             )
         except Diverged as error:  # of a single game
-            gone[game] = str(error)
-        steps = epochs * max(1, len(self.data) // min(batch_size, len(self.data)))
-        for number, played in enumerate(self.games):
-            if played not in gone:
-                self.defenders[number].eval()
-                if isinstance(asking := self.adversaries[number], RecurrentAdversary):
-                    close(
-                        asking,
-                        self.defenders[number],
-                        self.data,
-                        self.threat,
-                        turns=closing_turns(CLOSING, steps, EVERY),
-                        seed=played.seed,
-                        low=game.eps_low,
-                        power=game.eps_power,
-                        loss=losses["adversary_loss"],
-                    )
-                played._attack = LearnedAttack(self.adversaries[number].eval(), self.threat)
+            gone[self.games[0]] = str(error)
+        for number, game in enumerate(self.games):
+            if game not in gone:
+                self._end(number, epochs * steps)
         return gone
+
+    def _players(self, rate: Rate, every: int) -> tuple[Player, Player]:
+        """The adversary and the defender, with their optimizers."""
+        game = self.games[0]
+        learning: dict[str, Any] = {"lr": game.lr, "rate": rate, "every": every}
+        learning["n_copies"] = len(self.games) if self.stacked else None
+        defender = player("defender", self.defender, maximize=False, **learning)
+        if game.recurrent:
+            learning |= {"kind": "adam", "lr": CELLS_RATE, "weight_decay": 0.0, "rate": "constant"}
+        return player("adversary", self.adversary, maximize=True, **learning), defender
+
+    def _move(
+        self, adversary: Player, defender: Player, epochs: int, steps: int
+    ) -> tuple[Move, list[Stream], list[WarmStart]]:
+        """What they play on a minibatch, the random streams that it draws from and the tables that it reads."""
+        game, seed = self.games[0], self._seeds()
+        streams, warm = [Stream(seed, "attack"), Stream(seed, "radii")], list[WarmStart]()
+        losses: dict[str, Any] = {"loss": LOSSES[game.loss], "adversary_loss": LOSSES[game.adversary_loss]}
+        losses["clean_share"] = game.clean_share
+        if game.recurrent:
+            warm = [WarmStart(len(self.data), self.data.shape, seed, self.data.images.device)]
+            radii = Radii(game.eps, game.eps_low, streams[1], game.eps_power)
+            if game.ibp:
+                losses["assurance"] = Assurance(game.ibp, epochs * steps, steps, streams[1])
+            move = pursuit(defender, adversary, self.threat, radii, streams[0], warm=warm[0], **losses)
+        else:
+            move = duel(defender, adversary, self.threat, game.dynamic, **losses)
+        return in_precision(move, game.precision, self.defender, self.adversary), streams, warm
+
+    def _end(self, number: int, steps: int) -> None:
+        """Close a game that has had so many steps, its networks in evaluation mode, its adversary an attack."""
+        game, defender, adversary = self.games[number], self.defenders[number].eval(), self.adversaries[number]
+        if isinstance(adversary, RecurrentAdversary):
+            close(
+                adversary,
+                defender,
+                self.data,
+                self.threat,
+                turns=closing_turns(CLOSING, steps, EVERY),
+                seed=game.seed,
+                low=game.eps_low,
+                power=game.eps_power,
+                loss=LOSSES[game.adversary_loss],
+            )
+        game._attack = LearnedAttack(adversary.eval(), self.threat)
+
+    def _seeds(self) -> int | list[int]:
+        """Of the one game, or of each in the stack."""
+        seeds = [game.seed for game in self.games]
+        return seeds if self.stacked else seeds[0]
 
 
 def _matches(games: Sequence[Game], data: Data, stacked: bool | None) -> tuple[list[_Match], str]:
