@@ -1,10 +1,11 @@
 """A small convolutional network at eps 0.3 on MNIST: `Game` trains five seeds of it, which are then attacked.
 
-    python runs/conv.py OUT results/beyond-mnist [--network two|four] [--game all|half|bounded] [--seeds 0 1 2 3 4] [--epochs 20]
-                        [--precision fp32|bf16] [--examples 1000] [--official 1000] [--attacks Auto-PGD ...] [--held-out]
-                        [--device cpu] [--data-root FOLDER]
+    python runs/conv.py OUT results/beyond-mnist [--network two|four] [--game all|half|bounded|pgd] [--seeds 0 1 2 3 4]
+                        [--epochs 20] [--precision fp32|bf16] [--examples 1000] [--official 1000] [--attacks Auto-PGD ...]
+                        [--held-out] [--device cpu] [--data-root FOLDER]
 
-The network is one of NETWORKS, the game one of GAMES, and `--precision` is of the training. With `--held-out` it trains on the
+The network is one of NETWORKS, the game one of GAMES, and `--precision` is of the training; `--game pgd` is no game but the
+yardstick of `all`, PGD-7 with its batches, radii, rate and epochs. With `--held-out` it trains on the
 first 55,000 training images, and the others are attacked. OUT/conv-SEED.pt keeps a trained network, OUT/conv-SEED.json what was
 found of it, OUT/left-SEED-IMAGES.json which images are certified, and which every attack leaves; the same command then goes on,
 and calls for other seeds may run beside it; every game needs an OUT of its own. A network is attacked on stratified images, the
@@ -20,6 +21,7 @@ import argparse
 import copy
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -29,15 +31,21 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 import sparring
-from sparring.attacks import APGD, Attack, Cascade, Smoothed, Square, standard_suite
+from sparring.attacks import APGD, PGD, Attack, Cascade, Smoothed, Square, standard_suite
+from sparring.config import Training
 from sparring.crown import certified
 from sparring.data import Data
 from sparring.data.batches import stratified
+from sparring.game import Epoch, Progress, against, player, train
+from sparring.game.moves import in_precision
+from sparring.game.radii import Radii
 from sparring.precision import Precision, full_fp32
 from sparring.process import keep_freed_memory, use_faster_products
+from sparring.randomness import Stream
 from sparring.threat import ThreatModel
 
 EPS, HELD_OUT = 0.3, 5000
+LR, BATCH = 0.1, 128
 AT_ONCE = 1000  # images that an attack of the library meets at once
 PIECE = 100  # images that AutoAttack meets at once on a processor
 GAMES: dict[str, dict[str, Any]] = {  # name -> settings of a Game
@@ -46,6 +54,8 @@ GAMES: dict[str, dict[str, Any]] = {  # name -> settings of a Game
     "half": {"eps": 0.33, "eps_low": 0.1},
     "all, lower": {"eps": 0.33, "eps_low": 0.1, "clean_share": 0.0},
 }
+YARDSTICK = "pgd"
+GAMES[YARDSTICK] = GAMES["all"]
 
 
 def two() -> nn.Module:
@@ -95,11 +105,12 @@ def main() -> None:
     use_faster_products()
     keep_freed_memory()
     options.out.mkdir(parents=True, exist_ok=True)
-    train, test = sparring.data.load("mnist", root=options.data_root)
+    train_on, test = sparring.data.load("mnist", root=options.data_root)
     if options.held_out:
-        train, test = train.take(torch.arange(len(train) - HELD_OUT)), train.take(torch.arange(len(train))[-HELD_OUT:])
+        everyone = torch.arange(len(train_on))
+        train_on, test = train_on.take(everyone[:-HELD_OUT]), train_on.take(everyone[-HELD_OUT:])
     for seed in options.seeds:
-        print(json.dumps(one(seed, train, test, options)), flush=True)
+        print(json.dumps(one(seed, train_on, test, options)), flush=True)
     file = options.results / "conv.jsonl"
     known = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     known += [json.loads(path.read_text()) for path in sorted(options.out.glob("conv-*.json"))]
@@ -108,7 +119,7 @@ def main() -> None:
     file.write_text("".join(json.dumps(rows[key]) + "\n" for key in sorted(rows)))
 
 
-def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict[str, Any]:
+def one(seed: int, train_on: Data, test: Data, options: argparse.Namespace) -> dict[str, Any]:
     """Train the network of a seed, unless it is kept, and attack it by whatever has not attacked it yet."""
     torch.manual_seed(seed)
     settings = {"network": options.network, "game": options.game, "precision": options.precision}
@@ -120,7 +131,7 @@ def one(seed: int, train: Data, test: Data, options: argparse.Namespace) -> dict
         seconds, epochs, device = saved["seconds"], saved["epochs"], saved["device"]
     else:
         model.to(options.device)
-        seconds = trained(model, train, options.epochs, seed, GAMES[options.game] | {"precision": options.precision})
+        seconds = trained(model, train_on, seed, options)
         epochs, device = options.epochs, where(options.device)
         torch.save({"model": model.state_dict(), "seconds": seconds, "epochs": epochs, "device": device}, kept)
     model.to(options.device)
@@ -245,19 +256,38 @@ def where(device: str) -> str:
     return torch.cuda.get_device_name() if device.startswith("cuda") else device
 
 
-def trained(model: nn.Module, data: Data, epochs: int, seed: int, settings: dict[str, Any]) -> float:
-    """Play the game; returns its seconds."""
-    started = time.perf_counter()
+def trained(model: nn.Module, data: Data, seed: int, options: argparse.Namespace) -> float:
+    """Play the game, or train by its yardstick; returns the seconds."""
+    started, settings = time.perf_counter(), GAMES[options.game]
 
-    def told(epoch: Any, progress: Any) -> None:
+    def told(epoch: Epoch, progress: Progress) -> None:
         share = epoch.means["perturbed_accuracy"]
         print(
             f"seed {seed}, epoch {epoch.epoch}: {100 * share:.1f} %, {time.perf_counter() - started:.0f} s", flush=True
         )
 
-    game = sparring.Game(model, **settings, lr=0.1, seed=seed)
-    game.fit(data, epochs=epochs, rate="cosine", every=epochs, on_epoch=told)
+    if options.game == YARDSTICK:
+        by_pgd(model, data, seed, options, told)
+    else:
+        game = sparring.Game(model, **settings, precision=options.precision, lr=LR, seed=seed)
+        game.fit(data, epochs=options.epochs, batch_size=BATCH, rate="cosine", on_epoch=told)
     return time.perf_counter() - started
+
+
+def by_pgd(
+    model: nn.Module, data: Data, seed: int, options: argparse.Namespace, told: Callable[[Epoch, Progress], None]
+) -> None:
+    """PGD-7 training as the game trains: the same order of the data, radii, rate and precision."""
+    data, settings, epochs = data.to(options.device), GAMES[options.game], options.epochs
+    streams = [Stream(seed, "attack"), Stream(seed, "radii")]
+    radii = Radii(settings["eps"], settings["eps_low"], streams[1])
+    attack = PGD(ThreatModel(settings["eps"], data.shape), steps=7, keep="last", stream=streams[0])
+    defender = player("defender", model.train(), maximize=False, lr=LR, rate="cosine", every=epochs)
+    move = against(defender, attack, clean_share=settings["clean_share"], radii=radii)
+    schedule = Training(batch_size=BATCH, max_epochs=epochs, patience=epochs + 1, min_lr=0.0)
+    move = in_precision(move, options.precision, model)
+    train(move, data, [defender], schedule, seed=seed, streams=streams, on_epoch=told)
+    model.eval()
 
 
 def right(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch")
 from small_runs import play, small  # noqa: E402
 from sparring import config  # noqa: E402
 from sparring.attacks import fgsm  # noqa: E402
+from sparring.data import Data  # noqa: E402
 from sparring.experiment import load_data  # noqa: E402
 from sparring.records import LearnedAttackRecord, OutPaths, read  # noqa: E402
 
@@ -61,6 +62,30 @@ def test_an_attack_that_breaks_a_certified_image_stops_the_script_and_is_not_kep
     with pytest.raises(RuntimeError, match="attack breaks 1 images that are certified"):
         marks.put(*puts[1])
     assert file.read_text() == before and puts[1][0] not in marks
+
+
+def test_the_convolutional_yardstick_asks_seven_gradients_at_the_radii_of_the_game(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conv, grey = script("conv", monkeypatch), 128 / 255
+    data = Data(torch.full((512, 1, 28, 28), 128, dtype=torch.uint8), torch.arange(512) % 10, 10, "grey")
+    training, radii = list[bool](), list[torch.Tensor]()
+
+    def met(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        training.append(module.training)
+        if module.training:
+            radii.append((inputs[0] - grey).abs().amax((1, 2, 3)))
+
+    torch.manual_seed(0)
+    model = conv.two()
+    model.register_forward_pre_hook(met)
+    conv.trained(model, data, 0, argparse.Namespace(game="pgd", precision="fp32", epochs=1, device="cpu"))
+    assert training == ([False] * 7 + [True]) * 4 and not model.training
+    low, high = conv.GAMES["all"]["eps_low"], conv.GAMES["all"]["eps"]
+    for of_batch in radii:
+        assert len(of_batch) == conv.BATCH
+        assert low - 1e-6 <= of_batch.min() < low + 0.01 and high - 0.01 < of_batch.max() <= high + 1e-6
+    assert "seed 0, epoch 1: " in capsys.readouterr().out
 
 
 def row(eps: float, queries: int, attack: str, correct: int, n: int = 100) -> LearnedAttackRecord:
