@@ -167,6 +167,11 @@ class ConvGame(NamedTuple):
     device: str
     precision: str
 
+    @property
+    def shown(self) -> str:
+        """The game's name, or what stands in its place."""
+        return "none: PGD-7, else as `all`" if self.game == "pgd" else f"`{self.game}`"
+
 
 def conv_groups(results: Path) -> dict[ConvGame, list[dict[str, Any]]]:
     """What `runs/conv.py` found, seeds that were trained alike together; nothing where it has not run."""
@@ -199,7 +204,7 @@ def _convolutional(game: ConvGame, rows: Sequence[dict[str, Any]]) -> list[str]:
     """Seeds that were trained alike: a line for each attack, the first with what holds for all."""
     certain = [row["certified"] for row in rows if "certified" in row]
     lines, own = list[str](), [
-        game.network, f"`{game.game}`", str(len(rows)), str(game.epochs), trained_in(rows, game),
+        game.network, game.shown, str(len(rows)), str(game.epochs), trained_in(rows, game),
         cell([row["clean"] for row in rows], 2), cell(certain) if len(certain) == len(rows) else "-",
     ]  # fmt: skip
     found = [row["left"] | ({"all of these": row["worst"]} if "worst" in row else {}) for row in rows]

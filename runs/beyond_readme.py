@@ -74,7 +74,7 @@ def _convolutional(results: Path) -> str:
         counts = [row["left"][OFFICIAL] for row in own if OFFICIAL in row["left"]]
         cells = [
             game.network,
-            f"`{game.game}`",
+            game.shown,
             trained_in(own, game),
             str(len(own)),
             cell([row["clean"] for row in own], 2),
