@@ -5,12 +5,12 @@
                         [--held-out] [--device cpu] [--data-root FOLDER]
 
 The network is one of NETWORKS, the game one of GAMES, and `--precision` is of the training; `--game pgd` is no game but the
-yardstick of `all`, PGD-7 with its batches, radii, rate and epochs. With `--held-out` it trains on the
-first 55,000 training images, and the others are attacked. OUT/conv-SEED.pt keeps a trained network, OUT/conv-SEED.json what was
-found of it, OUT/left-SEED-IMAGES.json which images are certified, and which every attack leaves; the same command then goes on,
-and calls for other seeds may run beside it; every game needs an OUT of its own. A network is attacked on stratified images, the
-same for all seeds (10000: all test images), by Auto-PGD on cross-entropy and on the margin for three targets, by Smoothed from
-two starts, by Auto-PGD and 5,000 queries of Square, by the library's standard suite, then, where the package pyautoattack is
+yardstick of `all`, PGD-7 with its batches, radii, rate and epochs. With `--held-out` it trains on the first 55,000 training
+images, and the others are attacked. OUT/conv-SEED.pt keeps a trained network, OUT/conv-SEED.json what was found of it,
+OUT/left-SEED-IMAGES.json which images are certified, and which every attack leaves; the same command then goes on, and calls
+for other seeds may run beside it; every game needs an OUT of its own. A network is attacked on stratified images, the same for
+all seeds (10000: all test images), by Auto-PGD on cross-entropy and on the margin for three targets, by Smoothed from two
+starts, by Auto-PGD and 5,000 queries of Square, by the library's standard suite, then, where the package pyautoattack is
 installed, by the official AutoAttack's standard version, in fp32 throughout. AutoAttack meets only the images that are right
 and not certified: it could not break the others. `worst` counts the images that every attack leaves which met as many as
 AutoAttack did. Clean and, for the game with bounds, certified accuracy are over all test images (or held-out ones). Written:
