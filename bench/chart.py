@@ -26,8 +26,8 @@ def panel(rows: list[dict[str, Any]], size: str) -> alt.Chart:
         axis=alt.Axis(format="%"),
     )
     colour = alt.Color("training:N", title=None)
-    chart = alt.Chart(alt.Data(values=shown)).mark_line(point=True)
-    return chart.encode(x=x, y=y, color=colour).properties(width=180, height=180)
+    chart: alt.Chart = alt.Chart(alt.Data(values=shown)).mark_line(point=True).encode(x=x, y=y, color=colour)
+    return chart.properties(width=180, height=180)
 
 
 def main() -> None:

@@ -77,14 +77,15 @@ def epoch_of(way: str, data: Data) -> Callable[[], Any]:
     ).train()  # fmt: skip
     threat, streams = ThreatModel(0.36, data.shape), [Stream(0, "attack"), Stream(0, "radii")]
     defender, radii = player("defender", network, maximize=False, lr=0.1), Radii(0.36, 0.2, streams[1])
-    players, warm = [defender], list[WarmStart]()
+    players, warm = [defender], list[WarmStart]()  # the adversary plays, and a warm start is read, in a game only
     if way == PGD_7:
         attack = PGD(threat, steps=7, keep="last", stream=streams[0])
         move = against(defender, attack, clean_share=0.0, radii=radii)
     else:
         cell, warm = RecurrentAdversary(data.shape, rounds=ROUNDS), [WarmStart(len(data), data.shape, 0)]
-        players.append(player("adversary", cell, maximize=True, kind="adam", lr=0.01))
-        move = pursuit(*players, threat, radii, streams[0], warm=warm[0], clean_share=0.0)
+        adversary = player("adversary", cell, maximize=True, kind="adam", lr=0.01)
+        players.append(adversary)
+        move = pursuit(defender, adversary, threat, radii, streams[0], warm=warm[0], clean_share=0.0)
     return lambda: train(move, data, players, SETTINGS, seed=0, streams=streams, warm=warm)
 
 

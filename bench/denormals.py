@@ -12,6 +12,7 @@ import statistics
 import time
 
 import torch
+from torch import nn
 
 from sparring.adversaries import Adversary
 from sparring.game import alternating, duel, player
@@ -30,7 +31,7 @@ def main() -> None:
     x, y = torch.rand(128, *shape, generator=generator), torch.randint(0, 10, (128,), generator=generator)
     network = mlp(shape, [512, 512, 784])
     with torch.no_grad():
-        for norm in network.norms:
+        for norm in (layer for layer in network.modules() if isinstance(layer, nn.BatchNorm1d)):
             norm.weight.mul_(1e-20)
             norm.bias.mul_(1e-20)
     adversary = player("adversary", Adversary(network), maximize=True, lr=1e-30)

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from sparring.data import Data
 
 BATCH, HALF, EPS = 128, 64, 0.1
 DEFENDER, ADVERSARY = (784, 128, 64, 10), (784, 512, 512, 784)
-SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 4e-4}
+SGD: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 4e-4}
 Epoch = Callable[[], None]
 
 
@@ -29,7 +30,7 @@ def network(sizes: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def loader(data: Data) -> "DataLoader[tuple[Tensor, Tensor]]":
+def loader(data: Data) -> "DataLoader[tuple[Tensor, ...]]":
     """The quick way to read: tensors that are floats already."""
     return DataLoader(TensorDataset(data.floats(), data.labels), BATCH, shuffle=True, drop_last=True)
 

@@ -15,6 +15,7 @@ from sparring.evaluation.statistics import mean_interval
 from sparring.records import BestResponseRecord, LearnedAttackRecord, OutPaths, SummaryRecord, WorstCaseRecord, read
 from sparring.report import words
 
+Layered = alt.LayerChart | alt.FacetChart  # what altair says that layers become; none here is a facet
 SHOWN = {  # recipe -> legend, colour
     "gan_recurrent_long": ("recurrent game, long", "#00825f"),
     "pgd_long": ("PGD-7, long", "#a8347f"),
@@ -67,7 +68,7 @@ def rows_of(results: Path, paper: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def robustness(rows: list[dict[str, Any]]) -> alt.LayerChart:
+def robustness(rows: list[dict[str, Any]]) -> Layered:
     """Images that survive every attack, over the radius."""
     names = [name for name, _ in SHOWN.values() if any(row["training"] == name for row in rows)]
     colours = [colour for name, colour in SHOWN.values() if name in names]
@@ -86,7 +87,7 @@ def robustness(rows: list[dict[str, Any]]) -> alt.LayerChart:
     return alt.layer(band, base.mark_line(point=True).encode(y=y)).properties(width=420, height=280)
 
 
-def failure(results: Path, paper: Path) -> alt.LayerChart:
+def failure(results: Path, paper: Path) -> Layered:
     """Games at 0.1: what their own adversaries leave, what fresh ones do, and the worst case over every attack."""
     rows, eps = [], 0.1
     summary = [s for name in ("summary", "robust") for s in read(OutPaths(paper).records(name), SummaryRecord)]
@@ -106,7 +107,7 @@ def failure(results: Path, paper: Path) -> alt.LayerChart:
     return _dots(rows, list(GAMES.values()), OPPONENTS, "images that survive at 0.1")
 
 
-def parts(results: Path) -> alt.LayerChart:
+def parts(results: Path) -> Layered:
     """The whole game, each of its parts left out, and each alone, at three radii, on the images that all of them met."""
     rows, worst = [], read(OutPaths(results).records("worst"), WorstCaseRecord)
     few = min(r.n for r in worst)
@@ -122,11 +123,12 @@ def parts(results: Path) -> alt.LayerChart:
     return _dots(rows, list(PARTS.values()), colours, f"of {few:,} images, those that survive every attack")
 
 
-def _mark(row: str, what: str, mean: float, low: float, high: float) -> dict[str, Any]:
-    return {"row": row, "what": what, "left": mean, "low": max(0.0, low), "high": min(1.0, high)}
+def _mark(row: str, what: str, mean: float, low: float | None, high: float | None) -> dict[str, Any]:
+    ends = {"low": mean if low is None else max(0.0, low), "high": mean if high is None else min(1.0, high)}
+    return {"row": row, "what": what, "left": mean, **ends}
 
 
-def _dots(rows: list[dict[str, Any]], names: list[str], colours: dict[str, str], title: str) -> alt.LayerChart:
+def _dots(rows: list[dict[str, Any]], names: list[str], colours: dict[str, str], title: str) -> Layered:
     """A line of dots with intervals for each name."""
     scale = alt.Scale(domain=list(colours), range=list(colours.values()))
     base = alt.Chart(alt.Data(values=rows)).encode(
@@ -158,7 +160,7 @@ def strength(records: list[LearnedAttackRecord], *, cost: bool) -> alt.VConcatCh
     """
     rows = []
     for eps in sorted({r.eps for r in records}):
-        panels = []
+        panels = list[Layered]()
         for recipe in dict.fromkeys(r.recipe for r in records):
             own = [r for r in records if (r.eps, r.recipe) == (eps, recipe)]
             panels.append(_strength(own, f"{recipe}, eps {eps:g}", cost=cost, first=not panels))
@@ -166,9 +168,9 @@ def strength(records: list[LearnedAttackRecord], *, cost: bool) -> alt.VConcatCh
     return alt.vconcat(*rows, spacing=12)
 
 
-def _strength(own: list[LearnedAttackRecord], title: str, *, cost: bool, first: bool) -> alt.LayerChart:
+def _strength(own: list[LearnedAttackRecord], title: str, *, cost: bool, first: bool) -> Layered:
     """One defender at one radius."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "attack": words.learned_attack(r.attack),
             "queries": r.queries,

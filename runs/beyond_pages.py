@@ -99,10 +99,10 @@ def page(
             f"| against | clean | {head} |",
             f"|---|---|{'---|' * len(grid)}",
         ]
-        own = [test for test in tests if test.better == game]
-        for name in dict.fromkeys(test.worse for test in own):
+        won = [test for test in tests if test.better == game]
+        for name in dict.fromkeys(test.worse for test in won):
             cells = []
-            for test in (test for test in own if test.worse == name):
+            for test in (test for test in won if test.worse == name):
                 told = (
                     f"{100 * test.difference:+.1f} [{100 * test.low:.1f}, {100 * test.high:.1f}], p {test.p_value:.2g}"
                 )

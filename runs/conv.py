@@ -240,7 +240,7 @@ def autoattacked(model: nn.Module, data: Data, certain: torch.Tensor, threat: Th
 
 def folded(model: nn.Module) -> nn.Module:
     """The network with no batch norm of its own, in evaluation mode."""
-    parts = list[nn.Module]()
+    parts = list[Any]()
     for part in copy.deepcopy(model).eval().children():
         if isinstance(part, nn.BatchNorm2d):
             parts[-1] = fuse_conv_bn_eval(parts[-1], part)

@@ -84,7 +84,7 @@ AFTER = {
 }  # a rehearsal: steps, initial weights
 N_CLASSES = 10
 SIGN = 1e6  # of the gradient: any but the smallest counts in full
-SHORT = {"starts": 1, "returns": 0}  # a rehearsal in training
+SHORT: dict[str, Any] = {"starts": 1, "returns": 0}  # a rehearsal in training
 REACHES = (1.0, 1.5, 2.5, 4.0)
 LEARNED = ("learned", "learned, rehearsed")
 FITTED, FITTED_PGD = "learned, fitted", "fitted PGD, falling steps"
@@ -100,7 +100,7 @@ def after_rehearsal(shape: Sequence[int], queries: int, sharp: float = 1.0, **mo
 
 
 def learned(
-    queries: int, models: list[nn.Module], data: Data, steps: int, rehearsed_on: Sequence[nn.Module] = ()
+    queries: int, models: Sequence[nn.Module], data: Data, steps: int, rehearsed_on: Sequence[nn.Module] = ()
 ) -> tuple[RecurrentAdversary, float]:
     """An adversary trained against these models, after rehearsals on those if there are any, and the seconds that took."""
     started = time.perf_counter()

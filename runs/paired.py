@@ -1,7 +1,7 @@
 """Accuracies of two reproductions, paired by seed: what the scripts beside this one share."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sparring.evaluation.statistics import holm, mean_interval, t_test_p
 from sparring.records import SummaryRecord
@@ -51,10 +51,11 @@ def differences(before: Accuracies, after: Accuracies) -> list[Difference]:
         each = [(before[recipe, attack][seed], value) for seed, value in values.items()]
         by_seed = [b - a for a, b in each]
         mean, bounds = mean_interval(by_seed)
-        means = (sum(side) / len(each) for side in zip(*each, strict=True))
-        rows.append((recipe, attack, len(each), *means, mean, bounds.low, bounds.high, t_test_p(by_seed)))
-    corrected = holm([row[-1] for row in rows])
-    return [Difference(*row, p) for row, p in zip(rows, corrected, strict=True)]
+        first, second = (sum(side) / len(each) for side in zip(*each, strict=True))
+        p = t_test_p(by_seed)
+        rows.append(Difference(recipe, attack, len(each), first, second, mean, bounds.low, bounds.high, p, p))
+    corrected = holm([row.p_value for row in rows])
+    return [replace(row, corrected=p) for row, p in zip(rows, corrected, strict=True)]
 
 
 def table(rows: Sequence[Difference], before: str, after: str) -> Iterator[str]:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from beyond import suite
 
@@ -31,13 +32,20 @@ from sparring.threat import ThreatModel
 EPS, EPOCHS = 0.1, 30
 ADAM = Optimizer("adam", lr=0.001, weight_decay=0.0, rate="cosine", every=EPOCHS)
 
+
+def with_adversary(run: Run, **changes: Any) -> Run:
+    """The run with other settings of its adversary."""
+    assert run.adversary is not None
+    return replace(run, adversary=replace(run.adversary, **changes))
+
+
 CHANGES: dict[str, Callable[[Run], Run]] = {
     "the paper's": lambda run: replace(run, training=replace(run.training, max_epochs=EPOCHS)),
     "every example twice": lambda run: replace(
         run, defender=Network(optimizer=recipes.ANNEALED), training=recipes.BOTH
     ),
-    "log odds": lambda run: replace(run, adversary=replace(run.adversary, loss="log_odds")),
-    "Adam": lambda run: replace(run, adversary=replace(run.adversary, optimizer=ADAM)),
+    "log odds": lambda run: with_adversary(run, loss="log_odds"),
+    "Adam": lambda run: with_adversary(run, optimizer=ADAM),
     "five steps": lambda run: replace(run, play=replace(run.play, adversary_steps=5)),
 }
 

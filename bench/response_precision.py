@@ -1,6 +1,6 @@
 """Best responses trained in bf16 beside the same in fp32: accuracy left, paired over ten fresh seeds, and processor seconds.
 
-    python bench/precision.py results/paper-mnist/runs/gan_tanh/seed0 [--kinds x xg] [--seeds 10] [--epochs 2]
+    python bench/response_precision.py results/paper-mnist/runs/gan_tanh/seed0 [--kinds x xg] [--seeds 10] [--epochs 2]
 
 Every attack on the test images is in fp32; precision is that of the adversary's training alone.
 """
@@ -47,7 +47,7 @@ def main() -> None:
                 started = time.process_time()
                 adversary = fresh_adversary(
                     model, train_on, threat, seed=seed, epochs=options.epochs, settings=settings, sees=KINDS[kind],
-                    batch_size=BATCH, precision=precision,  # type: ignore[arg-type]
+                    batch_size=BATCH, precision=precision,
                 )  # fmt: skip
                 taken[precision].append(time.process_time() - started)
                 left[precision].append(attacked(model, test, LearnedAttack(adversary, threat), threat).accuracy)
