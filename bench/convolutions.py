@@ -1,6 +1,6 @@
 """The recurrent game on a small convolutional network: in fp32, with factors rounded or cast to bf16, and beside PGD-7.
 
-    python bench/convolutions.py [--rounds 9] [--steps 16]
+    python bench/convolutions.py [--rounds 9] [--steps 16] [--json FILE]
 
 On one thread, all four in turn in every round, an epoch of so many steps each, on random images. Told are milliseconds a step,
 and how many times as fast as fp32 of the same round: the median, from the lowest to the highest; of PGD-7, its factors cast
@@ -9,9 +9,11 @@ network no convolutions, and casts them elsewhere.
 """
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ours
@@ -45,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     use_faster_products()
@@ -60,11 +63,18 @@ def main() -> None:
                 epoch()
             if number:  # the first one warms up
                 taken[way].append(1000 * (time.perf_counter() - started) / options.steps)
+    rows = []
     for way, each in taken.items():
-        ratios = [a / b for a, b in zip(taken["cast" if way == PGD_7 else "fp32"], each, strict=True)]
-        told = f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
+        beside = "cast" if way == PGD_7 else "fp32"
+        ratios = [a / b for a, b in zip(taken[beside], each, strict=True)]
+        row = {"training": way, "ms": statistics.median(each), "ratio": statistics.median(ratios)}
+        row |= {"lowest": min(ratios), "highest": max(ratios)}
+        rows.append(row)
+        told = f"{row['ratio']:.2f} [{row['lowest']:.2f}, {row['highest']:.2f}]"
         told += " of it is the game's, cast" if way == PGD_7 else " times as fast as fp32"
-        print(f"{way:>8}: {statistics.median(each):.1f} ms a step, {told}")
+        print(f"{way:>8}: {row['ms']:.1f} ms a step, {told}")
+    if options.json:
+        options.json.write_text(json.dumps({"settings": vars(options) | {"json": None}, "rows": rows}, indent=1) + "\n")
 
 
 def epoch_of(way: str, data: Data) -> Callable[[], Any]:

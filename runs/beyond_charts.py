@@ -1,4 +1,6 @@
-"""The figures of the docs: what failed, robustness over radii, what each part is worth, the learned attack beside PGD.
+"""The figures of the docs.
+
+What failed and how it learned, robustness over radii, what each part is worth, the learned attack beside PGD.
 
 python runs/beyond_charts.py results/beyond-mnist results/paper-mnist
 """
@@ -12,10 +14,18 @@ import altair as alt
 from beyond_pages import confirmed_rows, on_fewer
 
 from sparring.evaluation.statistics import mean_interval
-from sparring.records import BestResponseRecord, LearnedAttackRecord, OutPaths, SummaryRecord, WorstCaseRecord, read
+from sparring.records import (
+    BestResponseRecord,
+    EpochRecord,
+    LearnedAttackRecord,
+    OutPaths,
+    SummaryRecord,
+    WorstCaseRecord,
+    read,
+)
 from sparring.report import words
 
-Layered = alt.LayerChart | alt.FacetChart  # what altair says that layers become; none here is a facet
+Layered = alt.LayerChart | alt.FacetChart  # what altair says that layers become; none of them is a facet here
 SHOWN = {  # recipe -> legend, colour
     "gan_recurrent_long": ("recurrent game, long", "#00825f"),
     "pgd_long": ("PGD-7, long", "#a8347f"),
@@ -45,6 +55,8 @@ PARTS = {  # recipe -> what is left out of the whole game, or stands alone
     "learning_alone": "learning alone",
     "pgd2_tenth": "none of them (PGD-2 at 0.1)",
 }
+LEARNING = {"gan_tanh": "the paper's tanh game, radius 0.1", "gan_recurrent": "the recurrent game, radii up to 0.3"}
+IMAGES = {"clean": ("#38c99b", 5.0), "perturbed by its adversary": ("#a8347f", 1.8)}  # colour, width of the line
 RADII = {0.1: "#38c99b", 0.2: "#0067a5", 0.3: "#a8347f"}
 ATTACKED = 10_000  # images over which the learned attack's training is spread
 AXIS = alt.Axis(format="%", grid=True, gridColor="#dfe3e8")
@@ -72,8 +84,9 @@ def robustness(rows: list[dict[str, Any]]) -> Layered:
     """Images that survive every attack, over the radius."""
     names = [name for name, _ in SHOWN.values() if any(row["training"] == name for row in rows)]
     colours = [colour for name, colour in SHOWN.values() if name in names]
+    ticks = alt.Axis(values=sorted({row["eps"] for row in rows}), format="~g", labelFlush=False, gridColor="#dfe3e8")
     base = alt.Chart(alt.Data(values=rows)).encode(
-        x=alt.X("eps:Q", title="radius of the attack (eps)"),
+        x=alt.X("eps:Q", title="radius of the attack (eps)", axis=ticks),
         color=alt.Color(
             "training:N",
             title=None,
@@ -104,7 +117,38 @@ def failure(results: Path, paper: Path) -> Layered:
     for opponent, values in zip(OPPONENTS, found, strict=True):
         mean, interval = mean_interval(values)
         rows.append(_mark(GAMES["gan_recurrent"], opponent, mean, interval.low, interval.high))
-    return _dots(rows, list(GAMES.values()), OPPONENTS, "images that survive at 0.1")
+    return _dots(rows, list(GAMES.values()), OPPONENTS, "images that survive at 0.1", lanes=True)
+
+
+def learning(results: Path, paper: Path) -> alt.FacetChart:
+    """Accuracy on the training images as they were met, clean and perturbed, by epoch: a panel a game, means over seeds.
+
+    The perturbed images' thin line is drawn over the clean ones' wide one, so both show where they are one.
+    """
+    found: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    for folder, recipe in zip((paper, results), LEARNING, strict=True):
+        for r in read(OutPaths(folder).records("epochs"), EpochRecord):
+            if (r.recipe, r.phase) == (recipe, "main"):
+                for images, accuracy in zip(IMAGES, (r.clean_accuracy, r.perturbed_accuracy), strict=True):
+                    if accuracy is not None:
+                        found[LEARNING[recipe], images, r.epoch].append(accuracy)
+    rows: list[dict[str, Any]] = [
+        {"game": game, "images": images, "epoch": epoch, "accuracy": mean_interval(values)[0]}
+        for (game, images, epoch), values in found.items()
+    ]
+    names, (colours, widths) = list(IMAGES), zip(*IMAGES.values(), strict=True)
+    legend = alt.Legend(title=None, orient="top", symbolType="stroke", symbolSize=400, labelLimit=240)
+    ticks = alt.Axis(values=[1, *range(10, max(row["epoch"] for row in rows) + 1, 10)], grid=False, labelFlush=False)
+    lines = alt.Chart(alt.Data(values=rows), mark="line", width=270, height=220).encode(
+        x=alt.X("epoch:Q", title="epoch", axis=ticks, scale=alt.Scale(nice=False, zero=False)),
+        y=alt.Y("accuracy:Q", title="accuracy while training", axis=AXIS, scale=alt.Scale(domain=[0.6, 1])),
+        color=alt.Color("images:N", legend=legend, scale=alt.Scale(domain=names, range=list(colours))),
+        strokeWidth=alt.StrokeWidth("images:N", legend=legend, scale=alt.Scale(domain=names, range=list(widths))),
+    )
+    header = alt.Header(title=None, labelFontSize=12, labelFontWeight="bold", labelPadding=6)
+    game = alt.Column("game:N", sort=list(LEARNING.values()), header=header)
+    panels: alt.FacetChart = lines.facet(column=game, spacing=24).resolve_scale(x="independent")
+    return panels
 
 
 def parts(results: Path) -> Layered:
@@ -125,11 +169,13 @@ def parts(results: Path) -> Layered:
 
 def _mark(row: str, what: str, mean: float, low: float | None, high: float | None) -> dict[str, Any]:
     ends = {"low": mean if low is None else max(0.0, low), "high": mean if high is None else min(1.0, high)}
-    return {"row": row, "what": what, "left": mean, **ends}
+    return {"row": row, "what": what, "left": mean, "said": f"{100 * mean:.1f}", **ends}
 
 
-def _dots(rows: list[dict[str, Any]], names: list[str], colours: dict[str, str], title: str) -> Layered:
-    """A line of dots with intervals for each name."""
+def _dots(
+    rows: list[dict[str, Any]], names: list[str], colours: dict[str, str], title: str, *, lanes: bool = False
+) -> Layered:
+    """Dots with intervals for each name, each beside its number: in one line, or one under another, in lanes."""
     scale = alt.Scale(domain=list(colours), range=list(colours.values()))
     base = alt.Chart(alt.Data(values=rows)).encode(
         y=alt.Y(
@@ -150,7 +196,13 @@ def _dots(rows: list[dict[str, Any]], names: list[str], colours: dict[str, str],
         x=alt.X("low:Q", title=title, axis=AXIS, scale=alt.Scale(domain=[0, 1])), x2="high:Q"
     )
     dots = base.mark_point(filled=True, size=70, opacity=1).encode(x="left:Q")
-    return alt.layer(rule, dots).properties(width=420, height=26 * len(names))
+    texts = base.encode(color=alt.value("#14181f"), text="said:N")  # on the side where there is room
+    left = texts.transform_filter("datum.left > 0.5").mark_text(align="right", dx=-8, fontSize=10).encode(x="low:Q")
+    right = texts.transform_filter("datum.left <= 0.5").mark_text(align="left", dx=8, fontSize=10).encode(x="high:Q")
+    layers = [rule, dots, left, right]
+    if lanes:
+        layers = [layer.encode(yOffset=alt.YOffset("what:N", sort=list(colours))) for layer in layers]
+    return alt.layer(*layers).properties(width=420, height=(44 if lanes else 26) * len(names))
 
 
 def strength(records: list[LearnedAttackRecord], *, cost: bool) -> alt.VConcatChart:
@@ -212,6 +264,7 @@ def main() -> None:
     figures = results / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     failure(results, paper).save(figures / "failure.svg")
+    learning(results, paper).save(figures / "learning.svg")
     robustness(rows_of(results, paper)).save(figures / "robustness.svg")
     parts(results).save(figures / "parts.svg")
     if attacks := read(OutPaths(results).records("attack"), LearnedAttackRecord):

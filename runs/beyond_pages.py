@@ -35,6 +35,10 @@ OTHERS = {  # what else lies in the folder, and the script that told it
     "(`--queries 10 5 --alone --official --fitted`)",
     "confirmed.jsonl": "the official AutoAttack on several seeds of the game and of PGD-7 (`runs/confirmed.py`)",
     "confirmed-10000/confirmed.jsonl": "on all test images the standard suite, then AutoAttack (`--after-suite`); certificates",
+    "conv-left": "which of 500 test images attacks leave a network of four convolutions, a digit each (`runs/conv.py`)",
+    "audits.jsonl": "what `sparring audit` found at 0.1: seeds 5 to 9 of the game, and two of `gan_recurrent_long` from before "
+    "games closed",
+    "audits-0.3/audits.jsonl": "what it found of the former at 0.3",
     "autoattack.json": "the official AutoAttack on seed 0 (`bench/attack.py`)",
 }
 
@@ -109,7 +113,7 @@ def page(
                 cells.append(f"**{told}**" if test.holds and test.eps else told)
             text.append(f"| {name} | {' | '.join(cells)} |")
         text.append("")
-    others = [f"- `{name}`: {what}." for name, what in OTHERS.items() if (results / name).is_file()]
+    others = [f"- `{name}`: {what}." for name, what in OTHERS.items() if (results / name).exists()]
     return (
         "\n".join(
             [*text, *([] if tests else [""]), *(line for table in more for line in (table, "")), *others]

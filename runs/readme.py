@@ -91,8 +91,8 @@ def results(
     lines += [
         "",
         "*In-game* is accuracy against the adversary that the defender trained with; *fresh adversaries* is what survives all "
-        "of the new ones, trained against the finished defender. Neither that nor a single FGSM step bounds robustness. "
-        + told(audits),
+        "of the new ones, trained against the finished defender. Like a single FGSM step, that is a loose upper bound on "
+        "robust accuracy. " + told(audits),
         "",
         f"Of the paper's {len(claims)} claims {counts['reproduced']} are reproduced, {counts['explained']} explained by another "
         f"reading of its protocol, {counts['refuted']} refuted, {counts['undecided']} undecided: "

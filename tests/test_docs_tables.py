@@ -19,7 +19,7 @@ from sparring.evaluation.statistics import mean_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "beyond-mnist"
-GAME, ATTACK = "docs/game.md", "docs/learned-attack.md"
+GAME, STUDIES, ATTACK = "docs/game.md", "docs/game-studies.md", "docs/learned-attack.md"
 
 RADII = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 GRID = (0.0, *RADII)
@@ -336,12 +336,12 @@ CHECKED: dict[tuple[str, str, str], Callable[[], Rows]] = {
     (GAME, "What came of it", "`gan_recurrent`"): regimes,
     (GAME, "What each part is worth", "the whole game"): parts,
     (GAME, "Is its adversary a real one?", "0.1"): fresh_ones,
-    (GAME, "One radius, or many", "0.15"): one_radius_or_many,
-    (GAME, "One radius, or many", "0.01 to 0.3, the default"): laws,
-    (GAME, "Longer, and each example once", "`gan_recurrent_long`"): longer,
-    (GAME, "Other losses, other opponents", "the game"): leads,
-    (GAME, "The paper's game, as far as it goes", "the paper's settings"): blind_as_far_as_it_goes,
-    (GAME, "The paper's game, as far as it goes", "the game"): blind_with_others,
+    (STUDIES, "One radius, or many", "0.15"): one_radius_or_many,
+    (STUDIES, "One radius, or many", "0.01 to 0.3, the default"): laws,
+    (STUDIES, "Longer, and each example once", "`gan_recurrent_long`"): longer,
+    (STUDIES, "Other losses, other opponents", "the game"): leads,
+    (STUDIES, "The paper's game, as far as it goes", "the paper's settings"): blind_as_far_as_it_goes,
+    (STUDIES, "The paper's game, as far as it goes", "the game"): blind_with_others,
     (ATTACK, "On its own", "2"): lambda: less_than_rivals("learned", (2, 5, 10)),
     (ATTACK, "After a rehearsal", "1"): lambda: less_than_rivals("learned, rehearsed", (1, 2, 5, 10)),
     (ATTACK, "After two rehearsals", "`gan_recurrent`"): after_two_rehearsals,
@@ -361,7 +361,7 @@ def test_a_table_of_the_pages_says_what_the_records_hold(place: tuple[str, str, 
     assert not (found := wrong(at(place), CHECKED[place]())), "\n".join(found)
 
 
-@pytest.mark.parametrize("page", [GAME, ATTACK])
+@pytest.mark.parametrize("page", [GAME, STUDIES, ATTACK])
 def test_every_table_of_a_page_is_checked(page: str) -> None:
     assert [table.place for table in on_page(page)] == [place for place in CHECKED if place[0] == page]
 

@@ -85,8 +85,9 @@ def test_python_blocks_import_the_attacks_adversaries_and_evaluations_that_they_
 
 
 def tree() -> set[str]:
-    """The files that the page's tree of the code names, relative to src/sparring."""
-    lines = README.partition("src/sparring/\n├──")[2].partition("```")[0]
+    """The files that the tree in docs/code.md names, relative to src/sparring."""
+    page = (ROOT / "docs" / "code.md").read_text(encoding="utf-8")
+    lines = page.partition("src/sparring/\n├──")[2].partition("```")[0]
     folder, names = "", set()
     for deeper, name in re.findall(r"^(│   |    )?[├└]?──? ?(\S+)", "├──" + lines, re.MULTILINE):
         if name.endswith("/"):

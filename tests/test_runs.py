@@ -20,7 +20,7 @@ from sparring import config  # noqa: E402
 from sparring.attacks import fgsm  # noqa: E402
 from sparring.data import Data  # noqa: E402
 from sparring.experiment import load_data  # noqa: E402
-from sparring.records import LearnedAttackRecord, OutPaths, read  # noqa: E402
+from sparring.records import EpochRecord, LearnedAttackRecord, OutPaths, read, write  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -251,3 +251,31 @@ def test_the_front_page_shows_what_the_records_hold(monkeypatch: pytest.MonkeyPa
     shown = Path("README.md").read_text(encoding="utf-8").split(beyond.BEGIN)[1].split(beyond.END)[0]
     assert shown == front.in_short(Path("results/beyond-mnist"))
     assert shown.count("\n| 0.") == 6 and "AutoAttack" in shown
+
+
+def test_the_learning_of_both_games_is_drawn_by_means_over_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("altair")
+    charts = script("beyond_charts", monkeypatch)
+
+    def epoch(recipe: str, seed: int, clean: float, perturbed: float | None, alone: bool = False) -> EpochRecord:
+        losses = (None, None, None, None, None, None)
+        return EpochRecord(recipe, seed, "adversary" if alone else "main", 1, 9, *losses, clean, perturbed, None, 1.0)
+
+    paper, results = tmp_path / "paper", tmp_path / "beyond"
+    write(
+        OutPaths(paper).records("epochs"),
+        [
+            epoch("vanilla", 0, 0.1, None),
+            epoch("gan_tanh", 0, 0.8, 0.7),
+            epoch("gan_tanh", 1, 1.0, 0.8),
+            epoch("gan_tanh", 1, 0.1, 0.1, alone=True),
+        ],
+    )
+    write(OutPaths(results).records("epochs"), [epoch("gan_recurrent", 0, 0.9, 0.6)])
+    rows = charts.learning(results, paper).to_dict()["data"]["values"]
+    shown = {(row["game"], row["images"]): row["accuracy"] for row in rows}
+    (tanh, recurrent), (clean, perturbed) = charts.LEARNING.values(), charts.IMAGES
+    expected = {(tanh, clean): 0.9, (tanh, perturbed): 0.75, (recurrent, clean): 0.9, (recurrent, perturbed): 0.6}
+    assert shown == pytest.approx(expected) and len(rows) == 4

@@ -134,6 +134,13 @@ def test_figures_come_as_svg_png_pdf_and_csv(out: Path) -> None:
     assert not re.search(r"#fe0[01]", (figures / "figure2.svg").read_text())
 
 
+@pytest.mark.parametrize("name", ["figure2", "learned"])
+def test_the_legend_has_the_colours_of_the_lines_not_those_of_the_intervals(out: Path, name: str) -> None:
+    drawn = (OutPaths(out).figures / f"{name}.svg").read_text()
+    symbols = re.findall(r'role-legend-symbol"[^>]*><path [^>]*? opacity="([^"]*)"', drawn)
+    assert symbols and set(symbols) == {"1"}
+
+
 def test_the_csv_of_figure_2_holds_the_records(out: Path) -> None:
     with (OutPaths(out).figures / "figure2.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["metric"] == "accuracy"]

@@ -85,7 +85,7 @@ def curves(
     ]
     used = [looks[recipe] for recipe in looks if any(r.recipe == recipe for r in records)]
     names = [look.label for look in used]
-    legend = alt.Legend(title=None, symbolStrokeWidth=2, symbolSize=60) if theme.standalone else None
+    legend = alt.Legend(title=None, symbolStrokeWidth=0, symbolSize=60, symbolOpacity=1) if theme.standalone else None
     x = alt.X("eps:Q", title="eps", scale=alt.Scale(nice=False, zero=True), axis=alt.Axis(tickCount=6, grid=False))
     y = alt.Y("mean:Q", title="accuracy, %", scale=alt.Scale(domain=[0, 100]), axis=alt.Axis(tickCount=5))
     colour = alt.Color("recipe:N", scale=alt.Scale(domain=names, range=[theme.colour(k) for k in used]), legend=legend)
@@ -208,7 +208,7 @@ def strength(
         if words.learned_attack(r.attack) in words.DRAWN_ATTACKS
     ]
     names = list(words.DRAWN_ATTACKS)
-    legend = alt.Legend(title=None) if theme.standalone else None
+    legend = alt.Legend(title=None, symbolOpacity=1) if theme.standalone else None
     colours = [theme.slots[k] for k in (2, 2, 4, 6)]
     dashes = [[1, 0], [7, 2], [4, 2], [1, 2]]
     dash = alt.StrokeDash("attack:N", scale=alt.Scale(domain=names, range=dashes), legend=legend)
