@@ -71,7 +71,8 @@ def closing_of(name: str, data: Data) -> Callable[[], None]:
 def turns_of(name: str) -> int:
     """How many turns close a whole training of a regime."""
     run = recipes.recipe(name)
-    return closing_turns(run.recurrent.closing, steps_of(name), run.recurrent.every) if run.recurrent else 0
+    epochs, steps = run.training.max_epochs, N_TRAIN // run.training.batch_size
+    return closing_turns(run.recurrent.closing, epochs, steps, run.recurrent.every) if run.recurrent else 0
 
 
 def steps_of(name: str) -> int:

@@ -48,6 +48,18 @@ def training(model: nn.Module, *, keep_statistics: bool = False) -> Iterator[Non
 
 
 @contextmanager
+def kept(*models: nn.Module) -> Iterator[None]:
+    """Whatever the block does to modes, they are as before afterwards."""
+    before = [(module, in_training(module)) for model in models for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in before:
+            if in_training(module) != mode:
+                module.training = mode
+
+
+@contextmanager
 def flushed_denormals() -> Iterator[None]:
     """Numbers too small for full precision become zero in this thread, where the processor can do so.
 

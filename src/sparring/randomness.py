@@ -1,10 +1,35 @@
 """Named random streams, derived from a seed and a position, never carried: evaluating cannot shift the training."""
 
 import hashlib
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+from sparring.errors import InputError
+
+
+def check_seed(seed: object) -> int:
+    """The seed as an int, or an InputError that says what was expected: a whole number from 0 on, NumPy's too."""
+    try:
+        number = None if isinstance(seed, bool) else operator.index(seed)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or number < 0:
+        raise InputError(f"seed must be a whole number >= 0; got {seed!r}")
+    return number
+
+
+def check_seeds(seeds: object) -> list[int]:
+    """The seeds as ints, at least one, or an InputError that says what was expected."""
+    if not isinstance(seeds, Iterable) or isinstance(seeds, str | bytes):
+        raise InputError(f"seeds must be a sequence of whole numbers, such as (0, 1, 2); got {seeds!r}")
+    numbers = [check_seed(seed) for seed in seeds]
+    if not numbers:
+        raise InputError(f"seeds must be at least one whole number, such as (0, 1, 2); got {seeds!r}")
+    return numbers
 
 
 def derive(seed: int, name: str, *position: int) -> int:
@@ -76,3 +101,23 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"Stream(seed={self.seed}, name={self.name!r})"
+
+
+@contextmanager
+def own_draws(device: torch.device) -> Iterator[Callable[[int], object]]:
+    """PyTorch's own generators, of the processor and of a CUDA `device`, for a block that seeds them by what this yields; they
+    are then put back where they stood."""
+    own = [torch.default_generator]
+    if device.type == "cuda":
+        own.append(torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index])
+    before = [one.get_state() for one in own]
+
+    def draw_from(seed: int) -> None:
+        for one in own:
+            one.manual_seed(seed)
+
+    try:
+        yield draw_from
+    finally:
+        for one, state in zip(own, before, strict=True):
+            one.set_state(state)

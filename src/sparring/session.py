@@ -162,7 +162,7 @@ class _Session:
                 defender,
                 self.data,
                 self.threat,
-                turns=closing_turns(r.closing, copy.epochs * self._steps(run.training), r.every),
+                turns=closing_turns(r.closing, copy.epochs, self._steps(run.training), r.every),
                 seed=run.seed,
                 low=run.eps_low,
                 power=run.eps_power,

@@ -182,7 +182,7 @@ def co_trained_examples(trained: Trained, n: int, alone: int = 0) -> int | None:
     turns, at_the_end = play.adversary_steps * steps, 0
     if (recurrent := trained.run.recurrent) is not None:
         turns = math.ceil(steps / recurrent.every) if recurrent.every else 0
-        last = closing.closing_turns(recurrent.closing, steps * trained.record.epochs, recurrent.every)
+        last = closing.closing_turns(recurrent.closing, trained.record.epochs, steps, recurrent.every)
         at_the_end = last * min(closing.BATCH, n)
     return round(share * turns * trained.record.epochs * batch) + alone * steps * batch + at_the_end
 
@@ -221,7 +221,7 @@ def best_response_stamps(folder: Path) -> dict[str, str]:
 
 def has_past(folder: Path) -> bool:
     """Whether a run is a game that kept two of its adversaries or more."""
-    return len(memory.kept_epochs(folder)) > 1 and read_json(RunPaths(folder).config)["adversary"] is not None
+    return len(memory.kept_epochs(folder)) > 1 and any(read_json(RunPaths(folder).config).get(name) for name in ("adversary", "recurrent"))
 
 
 def spread(n: int, most: int) -> list[int]:

@@ -13,9 +13,12 @@ import sparring
 from sparring.adversaries import RecurrentAdversary
 from sparring.attacks import PGD, Attack, LearnedAttack, Noise, fgsm
 from sparring.config import Training
+from sparring.data import Data
 from sparring.evaluation import attacked
 from sparring.game import against, player, recurrent_response, train
+from sparring.game.limited import train_steps
 from sparring.game.radii import Radii
+from sparring.game.unrolled import Cycle
 from sparring.losses import log_odds
 from sparring.models import mlp, stack
 from sparring.randomness import Stream
@@ -173,3 +176,25 @@ def test_learning_makes_the_attack_stronger_on_a_defender_it_has_not_seen() -> N
     train(move, train_on, [learner], Training(max_epochs=4), seed=0, streams=streams)
     left = [attacked(defenders[1], test, LearnedAttack(one, threat), threat).accuracy for one in (untrained, adversary)]
     assert left[1] < left[0] - 0.02
+
+
+def test_on_few_examples_too_every_model_and_every_round_has_its_turn() -> None:
+    def turns(epochs: int, steps: int) -> list[int]:
+        cycle = Cycle(6)
+        return [cycle.at(epoch, step) for epoch in range(epochs) for step in range(steps)]
+
+    assert turns(7, 1) == [0, 1, 2, 3, 4, 5, 0]
+    assert turns(3, 4) == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5]
+    assert turns(2, 8) == [0, 1, 2, 3, 4, 5, 0, 1] * 2, "a long epoch begins with the first"
+    models = [mlp(SHAPE, [8, 10], generator=torch.Generator().manual_seed(seed)).eval() for seed in range(3)]
+    asked = [0, 0, 0]
+    for number, model in enumerate(models):
+        model.register_forward_pre_hook(
+            lambda module, given, number=number: asked.__setitem__(number, asked[number] + 1)
+        )
+    data = Data(torch.rand(20, *SHAPE), torch.arange(20) % 10, 10, "few")
+    learner = player("adversary", RecurrentAdversary(SHAPE, rounds=2), maximize=True, kind="adam", lr=0.01)
+    stream = Stream(0, "attack")
+    move = recurrent_response(learner, models, ThreatModel(0.1, SHAPE), Radii(0.1, None, Stream(0, "radii")), stream)
+    train_steps(move, data, learner, steps=6, seed=0, batch_size=20, streams=[stream])
+    assert asked == [3 + 5] * 3  # two queries a round and the loss at the end: one turn of one round, one of two

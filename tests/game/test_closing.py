@@ -17,6 +17,7 @@ from sparring.experiment import load
 from sparring.game import closing
 from sparring.game.closing import CLOSING, close, closing_turns
 from sparring.game.game import Game, fit_together
+from sparring.game.unrolled import learns_at
 from sparring.losses import log_odds
 from sparring.models import mlp
 from sparring.records import RunPaths
@@ -37,20 +38,22 @@ def model_of(seed: int = 0) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("most", "played", "every", "turns"),
-    [(60, 14040, 16, 60), (60, 220, 16, 13), (60, 15, 16, 0), (0, 999, 16, 0), (60, 999, 0, 0)],
+    ("most", "epochs", "steps", "every", "turns"),
+    [(60, 30, 468, 16, 60), (60, 20, 11, 16, 20), (60, 1, 17, 16, 2), (0, 30, 468, 16, 0), (60, 30, 468, 0, 0)],
 )
 def test_it_has_as_many_turns_as_the_game_had_and_no_more_than_asked(
-    most: int, played: int, every: int, turns: int
+    most: int, epochs: int, steps: int, every: int, turns: int
 ) -> None:
-    assert closing_turns(most, played, every) == turns
+    assert closing_turns(most, epochs, steps, every) == turns
+    had = epochs * sum(learns_at(step, every) for step in range(steps))
+    assert turns == min(most, had)
 
 
 def test_regimes_and_games_close_alike_and_one_that_never_learns_does_not() -> None:
     asking = recipes.recipe("gan_recurrent").recurrent
     assert asking is not None and asking.closing == CLOSING
     never = recipes.recipe("gan_recurrent_fixed").recurrent
-    assert never is not None and closing_turns(never.closing, 14040, never.every) == 0
+    assert never is not None and closing_turns(never.closing, 30, 468, never.every) == 0
 
 
 def test_step_sizes_too_long_for_ten_rounds_become_shorter_and_the_attack_stronger() -> None:
@@ -166,5 +169,5 @@ def test_what_an_audit_says_that_the_adversary_saw_counts_them(tmp_path: Path) -
     play(small("gan_recurrent", max_epochs=12), tmp_path / "run")
     trained = load(tmp_path / "run")
     n = len(digits())
-    game, turns = 12 * 64, 12 * 4 // 16  # one step an epoch, of every example; then the closing ones
+    game, turns = 12 * 64, 12  # one step an epoch, of every example; then as many closing ones
     assert co_trained_examples(trained, n) == game + turns * closing.BATCH

@@ -74,8 +74,8 @@ class RecurrentAdversary(nn.Module):
             self.out = nn.Parameter(torch.zeros(hidden))
 
     def afresh(self, generator: torch.Generator | None = None) -> "RecurrentAdversary":
-        """An untrained one with as many queries, hidden units and rounds."""
-        return RecurrentAdversary(self.shape, **self.settings, generator=generator)
+        """An untrained one of its class with as many queries, hidden units and rounds; a class of yours takes these settings."""
+        return type(self)(self.shape, **self.settings, generator=generator)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -94,8 +94,8 @@ class RecurrentAdversary(nn.Module):
         """
         u, before = start, None  # the mean of earlier gradients
         own, learning = -1 - len(self.shape), torch.is_grad_enabled()  # the batch axis
-        settled = list[Tensor]()  # examples that have had their queries
-        whole = start  # where nothing is learned, all u in memory of their own, moved in place
+        settled = list[Tensor]()  # where something is learned: examples that have had their queries
+        whole = start  # where nothing is: all examples, from the first query on a copy, in which u is moved
         for k in range(self.queries):
             n = first[k] - (first[k - 1] if k else 0) if first else 0
             if n:
@@ -158,13 +158,19 @@ class RecurrentAdversary(nn.Module):
 
 
 def stack_recurrent(adversaries: Sequence[RecurrentAdversary]) -> RecurrentAdversary:
-    """S of them as one; raises CannotStack where they differ in more than their weights."""
+    """S of them as one; raises CannotStack where they differ in more than their weights, or are of a class of their own."""
     first = adversaries[0]
+    if own := next((type(a).__name__ for a in adversaries if type(a) is not RecurrentAdversary), ""):
+        raise CannotStack(f"a stack needs adversaries of class RecurrentAdversary itself, got {own}")
     if any((a.shape, a.settings) != (first.shape, first.settings) for a in adversaries):
         raise CannotStack("a stack needs recurrent adversaries of one shape, number of queries and hidden units")
+    learned = [{name: p.requires_grad for name, p in a.named_parameters()} for a in adversaries]
+    if any(own != learned[0] for own in learned):
+        raise CannotStack("a stack needs recurrent adversaries of which the same parameters learn")
     stacked = first.afresh()
-    for name, _ in list(stacked.named_parameters()):
-        setattr(stacked, name, nn.Parameter(torch.stack([getattr(a, name).detach() for a in adversaries])))
+    for name, learns in learned[0].items():
+        joined = torch.stack([getattr(a, name).detach() for a in adversaries])
+        setattr(stacked, name, nn.Parameter(joined, requires_grad=learns))
     return stacked
 
 

@@ -1,5 +1,7 @@
 """The end of a recurrent game: the defender stands still, and the adversary learns in the rounds in which it attacks."""
 
+import math
+
 from torch import nn
 
 from sparring import modes
@@ -17,9 +19,10 @@ CLOSING = 60  # turns
 RATE, BATCH = 0.03, 128
 
 
-def closing_turns(most: int, played: int, every: int) -> int:
-    """How many turns close a game of `played` steps: as many as the adversary had in it, one in `every`, but at most `most`."""
-    return min(most, played // every) if every else 0
+def closing_turns(most: int, epochs: int, steps: int, every: int) -> int:
+    """How many turns close a game of so many epochs and steps in each: as many as the adversary had in it (`learns_at`), but at
+    most `most`."""
+    return min(most, epochs * math.ceil(steps / every)) if every else 0
 
 
 def close(

@@ -4,6 +4,7 @@ On the bilinear game V(x, y) = xy, with step lr and no momentum, each step multi
 1 - lr^2 + lr^4 (extragradient); alternating play, adversary first, keeps x^2 + y^2 + lr x y, where x minimises and y maximises.
 """
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sparring import faults
+from sparring.errors import InputError, one_of
 from sparring.game.player import Player
 
 
@@ -33,6 +35,12 @@ class _Alternating:
     defender_steps: int
     first: str
 
+    def __post_init__(self) -> None:
+        for name in ("adversary_steps", "defender_steps"):
+            if isinstance(n := getattr(self, name), bool) or not isinstance(n, numbers.Integral) or n < 1:
+                raise InputError(f"{name} must be a whole number >= 1; got {n!r}")
+        one_of("first", self.first, ("adversary", "defender"))
+
     def __call__(self, adversary: Turn, defender: Turn) -> None:
         turns = [(adversary, self.adversary_steps), (defender, self.defender_steps)]
         for turn, n_steps in turns if self.first == "adversary" else reversed(turns):
@@ -42,7 +50,10 @@ class _Alternating:
 
 
 def alternating(adversary_steps: int = 1, defender_steps: int = 1, first: str = "adversary") -> Dynamic:
-    """Some steps of one player, then some of the other, each seeing what the other has just done."""
+    """Some steps of one player, then some of the other, each seeing what the other has just done.
+
+    Raises InputError for fewer than one step of a player, and for a `first` that is neither "adversary" nor "defender".
+    """
     return _Alternating(adversary_steps, defender_steps, first)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from sparring import modes
 from sparring.adversaries import BOUNDS, ROUNDS, Adversary, AnyAdversary, RecurrentAdversary, stack_any
 from sparring.attacks import LearnedAttack
 from sparring.config import Training, n_clean
@@ -27,8 +28,8 @@ from sparring.ibp import check_bounded
 from sparring.losses import LOSSES
 from sparring.models import TRIED, copy_to, mlp, stack, tried
 from sparring.precision import Precision
-from sparring.randomness import Stream, generator
-from sparring.threat import ThreatModel
+from sparring.randomness import Stream, check_seed, generator
+from sparring.threat import ThreatModel, check_eps
 
 Rate = Literal["rise", "every", "cosine", "constant"]
 ALIKE = (
@@ -96,7 +97,7 @@ class Game:
 
         Raises InputError for settings that do not go together.
         """
-        ThreatModel(eps, (1,))  # refuses a bad eps now, not after the data are read
+        eps = check_eps(eps)  # now, not after the data are read
         recurrent = adversary == "recurrent" or isinstance(adversary, RecurrentAdversary)
         adversary_loss = adversary_loss or ("log_odds" if recurrent else "cross_entropy")
         for name in (loss, adversary_loss):
@@ -139,7 +140,7 @@ class Game:
         self.adversary_loss = adversary_loss
         self.dynamic = dynamic or alternating()
         self.clean_share = clean_share
-        self.seed = seed
+        self.seed = check_seed(seed)
         self.device = torch.device(device) if device else _device_of(defender)
         self._network = None if isinstance(adversary, str) else adversary
         self._attack: LearnedAttack | None = None
@@ -163,7 +164,7 @@ class Game:
         """
         _check_schedule(epochs, batch_size, rate, every)
         data = as_data(train_on).to(self.device)
-        _check_share(self.clean_share, min(batch_size, len(data)))
+        _check_share(self, min(batch_size, len(data)))
         match = _Match([self], data, stacked=False)
         gone = match.play(epochs, batch_size, rate, every, lambda game, epoch, progress: on_epoch(epoch, progress))
         if gone:
@@ -221,7 +222,7 @@ def fit_together(
     _check_alike(games)
     _check_schedule(epochs, batch_size, rate, every)
     data = as_data(train_on).to(games[0].device)
-    _check_share(games[0].clean_share, min(batch_size, len(data)))
+    _check_share(games[0], min(batch_size, len(data)))
     matches, reason = _matches(games, data, stacked)
     if reason:
         sentence = f"the {len(games)} games are played one after another: {reason}"
@@ -239,7 +240,7 @@ class _Match:
     """Games under way: one on its own networks, or several on a stack of theirs."""
 
     def __init__(self, games: Sequence[Game], data: Data, *, stacked: bool) -> None:
-        """The networks, on the data's device and in training mode.
+        """The networks, on the data's device.
 
         Raises CannotStack where `stacked` asks for too much, InputError where a network cannot be trained on these data.
         """
@@ -249,13 +250,19 @@ class _Match:
         self.defenders = [game.defender.to(data.images.device) for game in games]
         for defender, adversary in zip(self.defenders, self.adversaries, strict=True):
             _check_trainable(defender, adversary, data)
-        for network in (*self.adversaries, *self.defenders):
-            network.train()
         self.adversary, self.defender = self.adversaries[0], self.defenders[0]
         if stacked:
             spread = torch.linspace(0, len(data) - 1, min(PROBE, len(data)))  # over all classes, if they are sorted
             probe = data.floats(spread.long())
-            self.adversary, self.defender = stack_any(self.adversaries, probe), stack(self.defenders, probe)
+            with modes.kept(*self.networks):
+                for network in self.networks:
+                    network.train()
+                self.adversary, self.defender = stack_any(self.adversaries, probe), stack(self.defenders, probe)
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """All that play."""
+        return [*self.adversaries, *self.defenders]
 
     def play(
         self,
@@ -265,7 +272,8 @@ class _Match:
         every: int | None,
         on_epoch: Callable[[Game, Epoch, Progress], None],
     ) -> dict[Game, str]:
-        """Train to the end; which games diverged, and where. The others' networks are then in evaluation mode."""
+        """Train to the end; which games diverged, and where. The others' networks are then in evaluation mode; those, and all
+        of them where something raises, as they were."""
         going = list(range(len(self.games)))
         gone: dict[Game, str] = {}
         adversary, defender = self._players(rate, every or (epochs if rate == "cosine" else 10))
@@ -287,23 +295,26 @@ class _Match:
                     why = f"diverged in epoch {progress.epoch}: a loss or gradient is not finite; {ADVICE}"
                     gone[self.games[number]] = why
 
-        try:
-            train(
-                move,
-                self.data,
-                (adversary, defender),
-                settings,
-                seed=self._seeds(),
-                streams=streams,
-                warm=warm,
-                on_epoch=take,
-                after_epoch=dismiss,
-            )
-        except Diverged as error:  # of a single game
-            gone[self.games[0]] = str(error)
+        with modes.kept(*self.networks):
+            for network in self.networks:
+                network.train()
+            try:
+                train(
+                    move,
+                    self.data,
+                    (adversary, defender),
+                    settings,
+                    seed=self._seeds(),
+                    streams=streams,
+                    warm=warm,
+                    on_epoch=take,
+                    after_epoch=dismiss,
+                )
+            except Diverged as error:  # of a single game
+                gone[self.games[0]] = str(error)
         for number, game in enumerate(self.games):
             if game not in gone:
-                self._end(number, epochs * steps)
+                self._end(number, epochs, steps)
         return gone
 
     def _players(self, rate: Rate, every: int) -> tuple[Player, Player]:
@@ -334,8 +345,8 @@ class _Match:
             move = duel(defender, adversary, self.threat, game.dynamic, **losses)
         return in_precision(move, game.precision, self.defender, self.adversary), streams, warm
 
-    def _end(self, number: int, steps: int) -> None:
-        """Close a game that has had so many steps, its networks in evaluation mode, its adversary an attack."""
+    def _end(self, number: int, epochs: int, steps: int) -> None:
+        """Close a game of so many epochs and steps in each, its networks in evaluation mode, its adversary an attack."""
         game, defender, adversary = self.games[number], self.defenders[number].eval(), self.adversaries[number]
         if isinstance(adversary, RecurrentAdversary):
             close(
@@ -343,7 +354,7 @@ class _Match:
                 defender,
                 self.data,
                 self.threat,
-                turns=closing_turns(CLOSING, steps, EVERY),
+                turns=closing_turns(CLOSING, epochs, steps, EVERY),
                 seed=game.seed,
                 low=game.eps_low,
                 power=game.eps_power,
@@ -411,22 +422,44 @@ def _check_schedule(epochs: int, batch_size: int, rate: Rate, every: int | None)
         raise InputError(f"rate must be one of {', '.join(get_args(Rate))}; got {rate!r}")
 
 
-def _check_share(clean_share: float, n: int) -> None:
-    """Raises InputError where no example of a minibatch of n is left to the adversary."""
-    if n > 1 and n_clean(n, clean_share) == n:
+def _check_share(game: Game, n: int) -> None:
+    """Raises InputError where a minibatch of n leaves the adversary too few examples: a network's batch norm needs two."""
+    left, least = n - n_clean(n, game.clean_share), 1 if game.recurrent else 2
+    if n > 1 and left < least:
         raise InputError(
-            f"clean_share {clean_share:g} leaves the adversary none of a minibatch's {n} examples; "
-            "lower it, or make minibatches larger"
+            f"clean_share {game.clean_share:g} leaves the adversary {left or 'none'} of a minibatch's {n} examples"
+            f"{', where a network needs two' if least > 1 else ''}; lower it, or make minibatches larger"
         )
 
 
-def _check_trainable(defender: nn.Module, adversary: nn.Module, data: Data) -> None:
-    """Raises InputError where a player has nothing to learn, or the defender does not answer the data with logits."""
+def _check_trainable(defender: nn.Module, adversary: AnyAdversary, data: Data) -> None:
+    """Raises InputError where a player has nothing to learn, or cannot play on these data: the defender must answer them with
+    logits, the adversary see the input only, or gradients, and answer with a number a pixel."""
     few = data.floats(torch.arange(min(TRIED, len(data))))
     tried(defender, few, max(2, int(data.labels.max()) + 1))
+    if isinstance(adversary, RecurrentAdversary):
+        if adversary.shape != data.shape:
+            raise InputError(f"the adversary is for inputs of shape {adversary.shape}; these have {data.shape}")
+    elif adversary.sees != ("x",):
+        seen = ", ".join(adversary.sees)
+        raise InputError(f"a game's adversary network sees x only, this one {seen}: `best_response` trains such ones")
+    else:
+        _check_answer(adversary, few)
     for name, network in (("defender", defender), ("adversary", adversary)):
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise InputError(f"the {name} has no parameter to train; set requires_grad where it is to learn")
+
+
+def _check_answer(adversary: Adversary, x: Tensor) -> None:
+    """Raises InputError where a network of the user's does not answer inputs (B, *shape) with a number a pixel."""
+    try:
+        with torch.no_grad(), modes.evaluation(adversary):
+            adversary(x)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        why = " ".join(str(error).split())
+        raise InputError(
+            f"the adversary must answer inputs {tuple(x.shape)} with a number a pixel, and cannot: {why}"
+        ) from None
 
 
 def _device_of(model: nn.Module) -> torch.device:

@@ -20,7 +20,7 @@ from sparring.game.moves import Metrics, Move
 from sparring.game.player import Player
 from sparring.game.warm import WarmStart
 from sparring.models import keep_copies
-from sparring.randomness import Stream, generator
+from sparring.randomness import Stream, derive, generator, own_draws
 
 EVERYONE = "every copy has ended"
 
@@ -109,8 +109,9 @@ def train(
     does not do the same at every step of an epoch needs `course`, which tells steps that differ apart; each has its own graph.
 
     Each epoch's order derives from the seed and the epoch, `streams` are moved to each (epoch, step) and `warm` starts opened at
-    each minibatch's examples, so a training that goes on from a saved `progress` takes the same course. A single network
-    raises Diverged, before the step, where a loss or gradient is not finite.
+    each minibatch's examples, so a training that goes on from a saved `progress` takes the same course. PyTorch's own generators,
+    from which a network's dropout draws, are seeded at each step too, and put back (but on CUDA within a graph). A single
+    network raises Diverged, before the step, where a loss or gradient is not finite.
     """
     seeds = [seed] if isinstance(seed, int) else list(seed)
     stacked = not isinstance(seed, int)
@@ -125,7 +126,7 @@ def train(
     def new_step() -> Callable[[Tensor, Hashable], Metrics]:
         return Captured(play, streams) if capture and device.type == "cuda" else lambda index, course: play(index)
 
-    with modes.flushed_denormals():
+    with modes.flushed_denormals(), torch.enable_grad():
         step_of = new_step()
         while not progress.stopped:
             going = [s for s, copy in enumerate(progress.copies) if not copy.ended]
@@ -137,21 +138,23 @@ def train(
                 batch_indices(len(data), settings.batch_size, generator(one, "order", progress.epoch)) for one in seeds
             ]
             order = (torch.stack(orders, 1) if stacked else orders[0]).to(device)  # (steps, B) or (steps, S, B)
-            for step in range(progress.step, len(order)):
-                for stream in streams:
-                    stream.seek(progress.epoch, step)
-                try:
-                    metrics = step_of(order[step], course(step))
-                except Diverged as error:
-                    raise Diverged(f"{_where(progress, step)}: {error}; {ADVICE}") from None
-                for name, value in metrics.items():
-                    progress.sums[name] = progress.sums[name] + value if name in progress.sums else value.clone()
-                progress.step = step + 1
-                progress.seconds = (time.perf_counter() - started) / len(seeds)
-                faults.point("step")
-                on_step(progress)
-                if progress.stopped:
-                    return progress
+            with own_draws(torch.device("cpu") if capture else device) as draw_from:
+                for step in range(progress.step, len(order)):
+                    draw_from(derive(seeds[0], "model", progress.epoch, step))
+                    for stream in streams:
+                        stream.seek(progress.epoch, step)
+                    try:
+                        metrics = step_of(order[step], course(step))
+                    except Diverged as error:
+                        raise Diverged(f"{_where(progress, step)}: {error}; {ADVICE}") from None
+                    for name, value in metrics.items():
+                        progress.sums[name] = progress.sums[name] + value if name in progress.sums else value.clone()
+                    progress.step = step + 1
+                    progress.seconds = (time.perf_counter() - started) / len(seeds)
+                    faults.point("step")
+                    on_step(progress)
+                    if progress.stopped:
+                        return progress
             for epoch in _end_epoch(players, settings, progress, len(order), started):
                 on_epoch(epoch, progress)
             after_epoch(progress)

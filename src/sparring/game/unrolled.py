@@ -18,7 +18,7 @@ from sparring.losses import Loss, cross_entropy, log_odds, objective
 from sparring.randomness import Stream
 from sparring.threat import ThreatModel
 
-EVERY = 16  # minibatches, of which the adversary learns on one
+EVERY = 16  # minibatches, of which the adversary learns on one; the first of each epoch is such a one
 
 
 def pursuit(
@@ -40,8 +40,8 @@ def pursuit(
     """Both players step on the same perturbed examples; the adversary on one minibatch in `every` (0: never).
 
     The perturbation starts where `warm` has it, or at a uniform point that `stream` draws, and costs as many passes through the
-    defender, forwards and backwards, as the adversary has queries; `sparing`, where radii are drawn, fewer for smaller ones
-    (`Radii.first`). On its turn the adversary asks once more, for the loss at the end, and learns through its own queries, not
+    defender, forwards and backwards, as the adversary has queries; `sparing`, where radii are drawn, examples at smaller radii
+    have fewer (`Radii.first`). On its turn the adversary asks once more, for the loss at the end, and learns through its own queries, not
     through the defender's gradients. The defender then trains on what the adversary found before it learned, and on what interval
     bounds cannot rule out, if it is asked for an `assurance`. Raises ValueError for an adversary whose optimizer does not
     maximise, InputError for one that is not recurrent, another `mix` or an impossible share.
@@ -98,13 +98,14 @@ def recurrent_response(
     """Only the adversary steps, against frozen models, one a step in turn: a learned attack, trained to be used on others.
 
     It starts as it will where it attacks: at its first point, or where an attack ends, or, if it is to go round several times,
-    where its earlier rounds end, each of them in turn. `start` makes the attack, for the number of the model whose turn it is and
+    where its earlier rounds end, each of them in turn (`Cycle`). `start` makes the attack, for the number of the model whose turn it is and
     the threat at this minibatch's radii. It is shown the gradient of `asks` and raises `loss`. Raises as `pursuit` does.
     """
     network = network_of(adversary, RecurrentAdversary, "recurrent_response")
+    cycle = Cycle(len(models) * network.rounds)
 
     def move(x: Tensor, y: Tensor) -> Metrics:
-        step, turn = divmod(stream.position[-1], len(models))
+        step, turn = divmod(cycle.at(*stream.position), len(models))
         model, aimed = models[turn], radii.aim(threat, y)
         u = network.first_point(x) if start is None else end_of(start(turn, aimed), aimed, model, x, y)
         with torch.no_grad():
@@ -118,3 +119,19 @@ def recurrent_response(
         return {"adversary_loss": losses.detach().mean(-1), "perturbed_accuracy": accuracy(logits.detach(), y)}
 
     return move
+
+
+class Cycle:
+    """Which of so many turns a step is. Each epoch begins with the first, unless the one before was too short for all of them:
+    then it goes on where that one stopped, so that none is left out on few examples."""
+
+    def __init__(self, turns: int) -> None:
+        self.turns, self.epoch, self.steps, self.before = turns, 0, 0, 0
+
+    def at(self, epoch: int, step: int) -> int:
+        """The turn, modulo `turns`, of a step; to be asked step by step."""
+        if epoch != self.epoch:
+            self.before = self.before + self.steps if self.steps < self.turns else 0
+            self.epoch = epoch
+        self.steps = step + 1
+        return (self.before + step) % self.turns

@@ -129,9 +129,8 @@ def exploit_group(folders: Sequence[Path], plan: ResponsePlan) -> dict[Path, lis
     targets = [_Target.of(folder, plan, device) for folder in folders]
     made: dict[Path, list[BestResponseRecord]] = {folder: [] for folder in folders}
     precision = fast_precision(device) if plan.precision == "auto" else plan.precision
-    for half in dict.fromkeys(target.half for target in targets):  # seeds that trained equally long, together
-        alike = [target for target in targets if target.half == half]
-        run = alike[0].trained.run
+    for alike in _alike(targets):
+        run, half = alike[0].trained.run, alike[0].half
         train_on, test = (part.to(device) for part in load_data(_data_of(run, plan)))
         hidden = run.adversary.hidden if run.adversary else FRESH.hidden
         every = max(1, round(half / HALVINGS))
@@ -160,6 +159,14 @@ def exploit_group(folders: Sequence[Path], plan: ResponsePlan) -> dict[Path, lis
                 made[folder].append(_record(target, kind, responses, precision, steps, batch))
                 write(target.paths.responses, [*target.others, *made[folder]])
     return made
+
+
+def _alike(targets: "Sequence[_Target]") -> "list[list[_Target]]":
+    """Those that one stack can be trained against: they differ in their seeds only, and are attacked at one radius."""
+    groups = dict[tuple[int, float, Run], list[_Target]]()
+    for target in targets:
+        groups.setdefault((target.half, target.eps, replace(target.trained.run, seed=0)), []).append(target)
+    return list(groups.values())
 
 
 @dataclass(frozen=True)
