@@ -221,7 +221,9 @@ def best_response_stamps(folder: Path) -> dict[str, str]:
 
 def has_past(folder: Path) -> bool:
     """Whether a run is a game that kept two of its adversaries or more."""
-    return len(memory.kept_epochs(folder)) > 1 and any(read_json(RunPaths(folder).config).get(name) for name in ("adversary", "recurrent"))
+    config = read_json(RunPaths(folder).config)
+    plays = any(config.get(name) is not None for name in ("adversary", "recurrent"))
+    return plays and len(memory.kept_epochs(folder)) > 1
 
 
 def spread(n: int, most: int) -> list[int]:

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from small_runs import play, small
-
 from sparring.targets import has_past, payoffs_of_run
 
 

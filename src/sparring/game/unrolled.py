@@ -41,10 +41,10 @@ def pursuit(
 
     The perturbation starts where `warm` has it, or at a uniform point that `stream` draws, and costs as many passes through the
     defender, forwards and backwards, as the adversary has queries; `sparing`, where radii are drawn, examples at smaller radii
-    have fewer (`Radii.first`). On its turn the adversary asks once more, for the loss at the end, and learns through its own queries, not
-    through the defender's gradients. The defender then trains on what the adversary found before it learned, and on what interval
-    bounds cannot rule out, if it is asked for an `assurance`. Raises ValueError for an adversary whose optimizer does not
-    maximise, InputError for one that is not recurrent, another `mix` or an impossible share.
+    have fewer (`Radii.first`). On its turn the adversary asks once more, for the loss at the end, and learns through its own
+    queries, not through the defender's gradients. The defender then trains on what the adversary found before it learned, and on
+    what interval bounds cannot rule out, if it is asked for an `assurance`. Raises ValueError for an adversary whose optimizer
+    does not maximise, InputError for one that is not recurrent, another `mix` or an impossible share.
     """
     check_shares(clean_share, mix)
     network = network_of(adversary, RecurrentAdversary, "pursuit")
@@ -98,8 +98,8 @@ def recurrent_response(
     """Only the adversary steps, against frozen models, one a step in turn: a learned attack, trained to be used on others.
 
     It starts as it will where it attacks: at its first point, or where an attack ends, or, if it is to go round several times,
-    where its earlier rounds end, each of them in turn (`Cycle`). `start` makes the attack, for the number of the model whose turn it is and
-    the threat at this minibatch's radii. It is shown the gradient of `asks` and raises `loss`. Raises as `pursuit` does.
+    where its earlier rounds end, each of them in turn (`Cycle`). `start` makes the attack, for the number of the model whose turn
+    it is and the threat at this minibatch's radii. It is shown the gradient of `asks` and raises `loss`. Raises as `pursuit` does.
     """
     network = network_of(adversary, RecurrentAdversary, "recurrent_response")
     cycle = Cycle(len(models) * network.rounds)
