@@ -106,6 +106,18 @@ def test_a_section_that_a_recipe_lacks_can_be_added() -> None:
         ({"eps": -0.1}, r"eps must be in \[0, 1\]"),
         ({"eps": float("nan")}, r"eps must be in \[0, 1\]"),
         ({"seed": 0.5}, "seed must be int"),
+        ({"seed": -1}, "seed must be >= 0; got -1"),
+        ({"defender": {"optimizer": {"weight_decay": float("inf")}}}, "weight_decay must be >= 0 and finite; got inf"),
+        ({"defender": {"slope": float("nan")}}, "slope must be finite; got nan"),
+        ({"adversary": {"slope": float("inf")}}, "slope must be finite; got inf"),
+        ({"defender": {"bn_eps": -1.0}}, "bn_eps must be >= 0 and finite; got -1.0"),
+        ({"defender": {"bn_eps": float("inf")}}, "bn_eps must be >= 0 and finite; got inf"),
+        ({"defender": {"bn_momentum": float("nan")}}, r"bn_momentum must be in \[0, 1\]; got nan"),
+        ({"training": {"min_lr": float("inf")}}, "training.min_lr must be >= 0 and finite; got inf"),
+        ({"training": {"min_lr": -0.1}}, "training.min_lr must be >= 0 and finite; got -0.1"),
+        ({"training": {"checkpoint_seconds": float("nan")}}, "training.checkpoint_seconds must be >= 0 and finite"),
+        ({"training": {"checkpoint_seconds": float("inf")}}, "training.checkpoint_seconds must be >= 0 and finite"),
+        ({"training": {"checkpoint_seconds": -1.0}}, "training.checkpoint_seconds must be >= 0 and finite"),
         ({"play": {"dynamic": "simultaneous", "adversary_steps": 2}}, "steps both players once"),
         ({"play": {"first": "nobody"}}, "first cannot be 'nobody'"),
         ({"play": {"clip": "hard"}}, "clip cannot be 'hard'"),
@@ -213,6 +225,14 @@ def test_a_recipes_passes_are_its_queries_in_the_mean_over_radii_and_its_own(
     name: str, changes: dict[str, Any], passes: float
 ) -> None:
     assert replace(recipe(name), **changes).passes == pytest.approx(passes)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_is_not_finite_is_not_written_down(value: float) -> None:
+    run = recipe("vanilla")
+    object.__setattr__(run.training, "flat", value)  # as a setting that forgot to check itself
+    with pytest.raises(InputError, match=rf"^training\.flat must be finite to be written down; got {value}$"):
+        to_dict(run)
 
 
 def test_the_digest_ignores_where_the_data_lie_and_nothing_that_decides() -> None:

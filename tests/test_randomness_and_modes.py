@@ -1,11 +1,13 @@
 """Random streams depend on their name and position alone; modes are undone exactly."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from sparring import modes
-from sparring.randomness import Stream, derive, generator
+from sparring.errors import InputError
+from sparring.randomness import Stream, check_seed, check_seeds, derive, generator
 
 
 def draw(g: torch.Generator) -> list[float]:
@@ -30,6 +32,29 @@ def test_derived_seeds_are_63_bits_and_do_not_change_between_releases() -> None:
 
     text = hashlib.sha256(b"7/init.adversary/1/2").hexdigest()[:16]
     assert derive(7, "init.adversary", 1, 2) == int(text, 16) // 2
+
+
+@pytest.mark.parametrize("seed", [3, np.int64(3), np.uint8(3), torch.tensor(3)])
+def test_a_seed_may_be_any_whole_number_and_becomes_an_int(seed: object) -> None:
+    assert check_seed(seed) == 3 and type(check_seed(seed)) is int
+    assert check_seeds((seed, 0)) == [3, 0]
+
+
+@pytest.mark.parametrize("seed", [-1, np.int64(-1), True, np.bool_(True), 1.0, np.float64(1), "1", None, (1,)])
+def test_a_seed_that_is_none_is_refused(seed: object) -> None:
+    for refuse in (lambda: check_seed(seed), lambda: check_seeds([0, seed])):
+        with pytest.raises(InputError, match=r"^seed must be a whole number >= 0; got "):
+            refuse()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [((), "at least one whole number.*got \\(\\)"), (3, "a sequence of whole numbers.*got 3"), ("12", "a sequence")],
+)
+def test_several_seeds_are_one_or_more(seeds: object, message: str) -> None:
+    with pytest.raises(InputError, match=f"^seeds must be {message}"):
+        check_seeds(seeds)
+    assert check_seeds(range(2)) == check_seeds(np.arange(2)) == [0, 1]
 
 
 def test_making_a_generator_leaves_the_global_one_alone() -> None:

@@ -1,14 +1,17 @@
 """The ball and the pixel range, for numbers and for tensors of radii."""
 
 import math
+from fractions import Fraction
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparring.errors import InputError
-from sparring.threat import ThreatModel, check_eps
+from sparring.threat import ThreatModel, check_eps, check_grid
 
 SHAPE = (1, 3, 4)
 
@@ -107,6 +110,73 @@ def test_a_radius_outside_the_pixel_scale_is_refused(eps: float) -> None:
 def test_a_radius_that_is_no_number_is_refused(eps: object) -> None:
     with pytest.raises(InputError, match="eps must be a number"):
         ThreatModel(eps, SHAPE)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("eps", [np.float32(0.25), np.float64(0.25), np.array(0.25), Fraction(1, 4)])
+def test_a_radius_of_another_library_is_a_number_like_any(eps: Any) -> None:
+    threat, x = ThreatModel(eps, SHAPE), torch.full((2, *SHAPE), 0.5)
+    assert type(check_eps(eps)) is type(threat.eps) is float
+    delta = torch.ones_like(x)
+    assert threat == ThreatModel(0.25, SHAPE) and torch.equal(threat.moved(x, delta), x + 0.25)
+    assert ThreatModel(1, SHAPE).eps == 1 and type(ThreatModel(1, SHAPE).eps) is int  # as it is written in records
+
+
+@pytest.mark.parametrize(
+    ("eps", "message"),
+    [
+        (torch.tensor(-1.0), r"eps must be in \[0, 1\] on the pixel scale, got -1$"),
+        (torch.tensor(math.nan), r"eps must be in \[0, 1\].*got nan$"),
+        (torch.tensor([0.1, 2.0]), r"got 2; did you mean 2/255"),
+        (torch.tensor([[0.1], [math.nan]]), r"eps must be in \[0, 1\].*got nan$"),
+        (torch.tensor([0.1, math.inf]), r"eps must be in \[0, 1\].*got inf$"),
+        (torch.tensor([True, False]), r"eps must be a number in \[0, 1\]"),
+    ],
+)
+def test_radii_in_a_tensor_are_checked_like_numbers(eps: torch.Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ThreatModel(eps, SHAPE)
+
+
+def test_radii_may_reach_the_whole_range_in_their_own_precision_and_be_none_at_all() -> None:
+    assert ThreatModel(torch.tensor([0.0, 1.0]), SHAPE).eps is not None
+    assert ThreatModel(torch.tensor(0.3), SHAPE, low=0.2, high=0.5).high == 0.5  # as float32 it is above 0.3
+    assert ThreatModel(torch.zeros(0), SHAPE).eps is not None
+
+
+def test_radii_that_training_draws_are_taken_as_they_are() -> None:
+    threat, drawn = ThreatModel(0.2, SHAPE, low=-1.0), torch.tensor([0.1, math.nan])
+    at = threat.at(drawn)
+    assert at.eps is drawn and (at.shape, at.low, at.high) == (SHAPE, -1.0, 1.0) and threat.eps == 0.2
+    with pytest.raises(InputError, match="eps must be in"):
+        threat.at(-0.1)
+
+
+@pytest.mark.parametrize(
+    "eps",
+    [
+        0.25,
+        np.float32(0.25),
+        torch.tensor(0.25),
+        np.array(0.25),
+        [0.25],
+        np.array([0.25]),
+        torch.tensor([0.25]),
+        (np.float32(0.25),),
+    ],
+)
+def test_a_grid_is_one_number_or_several_of_any_library(eps: Any) -> None:
+    grid = check_grid(eps)
+    assert grid == [0.25] and type(grid[0]) is float
+
+
+def test_a_grid_keeps_its_order_and_may_be_empty() -> None:
+    assert check_grid(torch.tensor([0.5, 0.0, 0.25])) == [0.5, 0.0, 0.25] and check_grid(()) == []
+
+
+@pytest.mark.parametrize("eps", ["0.1", ["0.1"], None, True, [True], 1j, [[0.1]], torch.tensor(True), np.bool_(True)])
+def test_a_grid_that_holds_no_numbers_is_refused(eps: Any) -> None:
+    with pytest.raises(InputError, match="eps must be a number"):
+        check_grid(eps)
 
 
 def test_a_radius_on_the_0_to_255_scale_is_named_as_such() -> None:

@@ -31,7 +31,7 @@ class Data:
     allow_unknown: bool = False
     """accept files whose SHA-256 is not the published one"""
     limit: int | None = None
-    """train on the first so many examples only (for trials)"""
+    """train on so many examples only, each class by its share (for trials)"""
 
     def __post_init__(self) -> None:
         one_of("data.name", self.name, DATA_SETS)
@@ -60,8 +60,7 @@ class Optimizer:
         one_of("optimizer.rate", self.rate, ("rise", "every", "cosine", "constant"))
         _positive("optimizer.lr", self.lr)
         _share("optimizer.momentum", self.momentum)
-        if not (self.weight_decay >= 0):
-            raise InputError(f"optimizer.weight_decay must be >= 0, got {self.weight_decay}")
+        _not_negative("optimizer.weight_decay", self.weight_decay)
         _at_least("optimizer.every", self.every, 1)
 
 
@@ -85,6 +84,10 @@ class Network:
     def __post_init__(self) -> None:
         if any(width < 1 for width in self.hidden):
             raise InputError(f"hidden must be positive widths, got {self.hidden}")
+        if not math.isfinite(self.slope):
+            raise InputError(f"slope must be finite; got {self.slope}")
+        _not_negative("bn_eps", self.bn_eps)
+        _share("bn_momentum", self.bn_momentum)
         one_of("initialisation", self.initialisation, ("he", "torch", "xavier"))
         one_of("loss", self.loss, typing.get_args(LossName))
 
@@ -209,8 +212,8 @@ class Training:
         _at_least("training.max_epochs", self.max_epochs, 1)
         _at_least("training.patience", self.patience, 1)
         _share("training.flat", self.flat)
-        if not self.min_lr >= 0:
-            raise InputError(f"training.min_lr must be >= 0; got {self.min_lr}")
+        _not_negative("training.min_lr", self.min_lr)
+        _not_negative("training.checkpoint_seconds", self.checkpoint_seconds)
 
 
 @dataclass(frozen=True)
@@ -245,6 +248,7 @@ class Run:
     """after every epoch measure FGSM and PGD-10 on 512 training examples, in watch.jsonl"""
 
     def __post_init__(self) -> None:
+        _at_least("seed", self.seed, 0)
         _at_least("history", self.history, 0)
         one_of("precision", self.precision, ("fp32", "bf16"))
         if isinstance(self.eps, bool) or not isinstance(self.eps, int | float) or not 0 <= self.eps <= 1:
@@ -350,6 +354,11 @@ def _at_least(name: str, value: int, least: int) -> None:
 def _positive(name: str, value: float) -> None:
     if not (value > 0 and math.isfinite(value)):
         raise InputError(f"{name} must be > 0 and finite; got {value}")
+
+
+def _not_negative(name: str, value: float) -> None:
+    if not (value >= 0 and math.isfinite(value)):
+        raise InputError(f"{name} must be >= 0 and finite; got {value}")
 
 
 def _share(name: str, value: float) -> None:

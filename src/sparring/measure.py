@@ -21,7 +21,7 @@ from sparring.evaluation.one_step import Mode, OneStep, fgsm_curve, one_step, on
 from sparring.evaluation.statistics import paired_bootstrap, wilson
 from sparring.experiment import Trained
 from sparring.game.checkpoint import read_verified, write_verified
-from sparring.randomness import Stream, derive
+from sparring.randomness import Stream, check_seeds, derive
 from sparring.records import (
     AccuracyRecord,
     BinRecord,
@@ -56,6 +56,7 @@ class Measurement:
                 raise InputError(f"{name} must be >= 1; got {value}")
         if not self.fresh_seeds or len(set(self.fresh_seeds)) < len(self.fresh_seeds):
             raise InputError(f"fresh_seeds must be different numbers, at least one; got {tuple(self.fresh_seeds)}")
+        check_seeds(self.fresh_seeds)
 
 
 def measure_run(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import tomllib
 import types
 import typing
@@ -15,8 +16,12 @@ T = TypeVar("T")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A config as JSON and TOML know it."""
-    return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))
+    """A config as JSON and TOML know it; raises InputError for a number that is not finite, which JSON has no word for."""
+    values = dataclasses.asdict(config)
+    for key, value in _flat(values).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{key} must be finite to be written down; got {value}")
+    return typing.cast(dict[str, Any], json.loads(json.dumps(values)))
 
 
 def from_dict(kind: type[T], values: dict[str, Any], where: str = "") -> T:

@@ -26,7 +26,7 @@ from sparring.experiment import Trained, history, load, load_data
 from sparring.game import closing
 from sparring.game.checkpoint import read_verified
 from sparring.records import EpochRecord, PayoffRecord, RunPaths, read, read_json
-from sparring.threat import ThreatModel
+from sparring.threat import ThreatModel, check_grid
 
 PAST = 10  # past adversaries that an audit attacks with, spread over all that were kept
 
@@ -65,7 +65,7 @@ def run_audit(
         train_on, test = _pair(data, root)
         subject = replace(subject, data=test, train=train_on, fresh=())
     if eps is not None:
-        subject = replace(subject, eps=(eps,) if isinstance(eps, int | float) else tuple(eps))
+        subject = replace(subject, eps=tuple(check_grid(eps)))
     if not train:
         subject = replace(subject, train=None, fresh=())
     subject = replace(subject, declared_random=declared_random)

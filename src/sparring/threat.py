@@ -3,8 +3,12 @@
 Letters: S copies (seeds), B batch, D pixels; every leading axis is batch.
 """
 
+import copy
 import math
+import numbers
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +22,8 @@ class ThreatModel:
     """An l_inf ball of radius `eps` around an input of `shape`, cut by the pixel range [low, high].
 
     `eps` is a number in [0, 1] on the pixel scale, or a tensor that broadcasts against the labels: (B,) or (S, B) for
-    one per example, (S, 1) for one per copy. Raises InputError for an eps that is negative, above high - low, NaN or no number.
+    one per example, (S, 1) for one per copy. Raises InputError for an eps that is negative, above high - low, NaN or no number;
+    of a tensor on a GPU, which would have to be waited for, the values are not looked at.
     """
 
     eps: float | Tensor
@@ -27,14 +32,22 @@ class ThreatModel:
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.eps, Tensor):
-            check_eps(self.eps, self.high - self.low)
+        if isinstance(self.eps, Tensor):
+            _check_radii(self.eps, self.high - self.low)
+        else:
+            checked = check_eps(self.eps, self.high - self.low)
+            if type(self.eps) not in (int, float):
+                object.__setattr__(self, "eps", checked)
         if not self.shape or any(size < 1 for size in self.shape):
             raise InputError(f"shape must be the shape of one input, such as (1, 28, 28); got {self.shape}")
 
     def at(self, eps: float | Tensor) -> "ThreatModel":
-        """The same threat with another radius."""
-        return replace(self, eps=eps)
+        """The same threat with another radius. Radii in a tensor, which training draws at every step, are taken as they are."""
+        if not isinstance(eps, Tensor):
+            return replace(self, eps=eps)
+        other = copy.copy(self)
+        object.__setattr__(other, "eps", eps)
+        return other
 
     def radius(self, x: Tensor) -> float | Tensor:
         """eps in a form that broadcasts against x (..., *shape)."""
@@ -83,11 +96,26 @@ class ThreatModel:
         return value[(..., *[None] * len(self.shape))]
 
 
-def check_eps(eps: float, largest: float = 1.0) -> float:
-    """eps itself, or an InputError that says what was expected."""
-    if isinstance(eps, bool) or not isinstance(eps, int | float):
+def check_eps(eps: Any, largest: float = 1.0) -> float:
+    """eps, a number of Python, NumPy or PyTorch, as a float, or an InputError that says what was expected."""
+    number = eps.item() if getattr(eps, "ndim", None) == 0 else eps
+    if isinstance(number, bool) or not isinstance(number, numbers.Real):
         raise InputError(f"eps must be a number in [0, {largest:g}] on the pixel scale, got {eps!r}")
-    if math.isnan(eps) or not 0 <= eps <= largest:
-        hint = f"; did you mean {eps:g}/255 = {eps / 255:.4f}?" if 1 < eps <= 255 else ""
-        raise InputError(f"eps must be in [0, {largest:g}] on the pixel scale, got {eps:g}{hint}")
-    return float(eps)
+    value = float(number)
+    if math.isnan(value) or not 0 <= value <= largest:
+        hint = f"; did you mean {value:g}/255 = {value / 255:.4f}?" if 1 < value <= 255 else ""
+        raise InputError(f"eps must be in [0, {largest:g}] on the pixel scale, got {value:g}{hint}")
+    return value
+
+
+def check_grid(eps: Any) -> list[float]:
+    """eps, one number or several, as a list of what `check_eps` makes of each."""
+    several = isinstance(eps, Iterable) and not isinstance(eps, str | bytes) and getattr(eps, "ndim", 1) > 0
+    return [check_eps(one) for one in eps] if several else [check_eps(eps)]
+
+
+def _check_radii(eps: Tensor, largest: float) -> None:
+    """Raises InputError where one of the radii in a tensor on the CPU is none."""
+    if eps.device.type == "cpu" and eps.numel():
+        for extreme in eps.aminmax():  # a NaN anywhere comes out here
+            check_eps(extreme, max(largest, float(eps.new_tensor(largest))))

@@ -73,6 +73,13 @@ def test_a_flag_for_every_field(words: str, expected: Outer) -> None:
     assert flags.read(words.split(), "test", None, Outer()) == [expected]
 
 
+def test_the_flags_that_take_a_value_are_all_but_switches() -> None:
+    within = {"rate", "widths", "limit"}
+    expected = {"--out", "--name", *(f"--{group}.{name}" for group in ("inner-part", "absent") for name in within)}
+    assert flags.taking_a_value(Outer) == expected
+    assert flags.taking_a_value(Placed) == {"--folder"}
+
+
 def test_a_field_without_a_default_is_positional_and_settings_are_read_together() -> None:
     expected = [Placed(Path("there"), True), Outer(name="two")]
     assert flags.read(["--name", "two", "there", "--json"], "test", None, Placed, Outer()) == expected

@@ -17,6 +17,7 @@ pytest.importorskip("torch")
 from called import ENVIRONMENT, GAME, TINY, Call, program
 
 from sparring import recipes
+from sparring.auditing.verdict import Audit
 from sparring.measure import Measurement
 from sparring.records import OutPaths, RunRecord, read_json, restore
 
@@ -63,6 +64,14 @@ def test_info_for_people_and_for_programs(call: Call, monkeypatch: pytest.Monkey
     assert code == 0 and err == "" and facts["data digits"] == "1437 + 360 images"
     assert facts["data mnist"] == "not on this machine" and {"torch", "threads", "commit"} <= set(facts)
     assert "data digits" in call("info")[1]
+
+
+def test_the_audit_of_a_model_ends_with_its_verdict(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Audit("theirs:net", "digits", 360, "0" * 64, "quick", "v1", 0.9, False, checks=(), attacks=(), headlines=())
+    monkeypatch.setattr("sparring.targets.run_audit", lambda *_, **__: found)
+    code, out, _ = call("audit", "theirs:net", "--data", "digits", "--eps", "0.1")
+    head, *_, verdict = out.splitlines()
+    assert code == 0 and head.startswith("attack ") and verdict.startswith("VERDICT  ")
 
 
 def test_a_closed_pipe_is_no_error() -> None:

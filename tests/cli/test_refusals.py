@@ -81,10 +81,18 @@ from sparring.reproduction.tasks import load_once
         ("train vanilla --seeds", "seeds must be different numbers, at least one; got --seeds"),
         ("train vanilla --seed", "--seed expected 1 argument"),
         ("train vanilla --seed two", "--seed must be a whole number, got 'two'"),
+        ("train vanilla --seed -1", "seeds must be >= 0; got --seed -1"),
+        ("train vanilla --seeds 0 -1 --dry-run", "seeds must be >= 0; got --seeds 0 -1"),
+        ("demo --seed -1 --dry-run", "seeds must be >= 0; got --seed -1"),
+        ("train --out vanilla", "train needs a recipe: vanilla, noise,"),
+        ("train --out vanilla gan_tan", "unknown recipe 'gan_tan'; did you mean 'gan_tanh'?"),
+        ("train vanilla --training.checkpoint-seconds inf", "checkpoint_seconds must be >= 0 and finite; got inf"),
+        ("train vanilla --defender.slope nan", "slope must be finite; got nan"),
         ("train vanilla --config", "--config needs a TOML file"),
         ("train vanilla --config absent.toml", "there is no config file absent.toml"),
         ("report .", "holds no reproduction.json; make one with: sparring reproduce"),
         ("evaluate .", "holds no finished run"),
+        ("exploit . --kinds x xy x", "name each kind of adversary once; got x, xy, x"),
         ("evaluate . --pgd-restarts 0", "pgd_restarts must be >= 1; got 0"),
         ("evaluate . --pgd-steps 0", "pgd_steps must be >= 1; got 0"),
         ("evaluate . --fresh-epochs 0", "fresh_epochs must be >= 1; got 0"),
@@ -118,7 +126,9 @@ def test_the_line_is_the_same_on_any_terminal(encoding: str, tmp_path: Path) -> 
         ("seed = 3\n", "'seed' cannot stand in a config file"),
         ("out = 3\n", "out must be str, got 3"),
         ("seeds = 3\n", "seeds must be list, got 3"),
-        ("seeds = ['a']\n", "seeds must be a list of whole numbers, got ['a']"),
+        ("seeds = ['a']\n", "seeds must be a list of whole numbers >= 0, got ['a']"),
+        ("seeds = [0, -1]\n", "seeds must be a list of whole numbers >= 0, got [0, -1]"),
+        ("[training]\nmin_lr = inf\n", "training.min_lr must be >= 0 and finite; got inf"),
         ("eps = 0.1\neps = 0.2\n", "is not TOML"),
         ("a = " + "[" * 5000 + "]" * 5000, "is not TOML"),
         ("\0", "is not TOML"),
@@ -144,6 +154,31 @@ def test_a_config_file_goes_over_the_recipe_and_flags_over_both(call: Call) -> N
         assert run["training"]["min_lr"] == recipes.gan_tanh().training.min_lr
     code, out, _ = call("train", "gan_tanh", "--config", "run.toml", "--out", "else", "--seeds", 1, "--dry-run")
     assert out.startswith("would train gan_tanh with seeds 0 into else")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--out vanilla pgd", "pgd with seeds 0 into vanilla"),
+        ("--out pgd pgd", "pgd with seeds 0 into pgd"),
+        ("--out=vanilla pgd", "pgd with seeds 0 into vanilla"),
+        ("pgd --out vanilla", "pgd with seeds 0 into vanilla"),
+        ("--data.root vanilla --data_root.x=1 pgd", None),
+        ("--training.max_epochs 3 --data.root vanilla pgd", "pgd with seeds 0 into out"),
+        ("--config vanilla pgd", "pgd with seeds 0 into of-the-file"),
+        ("--seeds 4 5 pgd", "pgd with seeds 4 5 into out"),
+        ("--seed 4 pgd --restart", "pgd with seeds 4 into out"),
+        ("--restart pgd", "pgd with seeds 0 into out"),
+        ("--data.no-allow-unknown pgd --out vanilla", "pgd with seeds 0 into vanilla"),
+    ],
+)
+def test_the_recipe_is_no_options_value_wherever_it_stands(words: str, expected: str | None, call: Call) -> None:
+    Path("vanilla").write_text('out = "of-the-file"\n')
+    result = call("train", *words.split(), "--dry-run")
+    if expected is None:
+        assert "Unrecognized options: --data-root.x=1" in refused(result)
+    else:
+        assert (result[0], result[1].partition(";")[0]) == (0, f"would train {expected}")
 
 
 @pytest.mark.parametrize("words", ["demo", "reproduce", "reproduce --data digits --seeds 4 5", "train gan_tanh_init"])

@@ -53,6 +53,9 @@ SOURCES = {
     "a data set": Pairs(),
     "a data set of arrays": Pairs(X.numpy(), Y.numpy()),
     "a loader": DataLoader(Pairs(), batch_size=6),
+    "unsigned labels": (X, Y.to(torch.uint16)),
+    "arrays of unsigned labels": (X.numpy(), Y.numpy().astype(np.uint32)),
+    "a loader of unsigned labels": DataLoader(TensorDataset(X, Y.to(torch.uint64)), batch_size=6),
     "parameters": (X.clone().requires_grad_(), Y),
     "our own": Data(X, Y, 4, "own"),
 }
@@ -70,6 +73,14 @@ def test_a_set_of_ours_is_returned_as_it_is() -> None:
     assert as_data(data) is as_data(data, n_classes=4, shape=(1, 4, 4)) is data
     with pytest.raises(InputError, match="own has 4 classes, not 10"):
         as_data(data, n_classes=10)
+
+
+def test_a_set_of_ours_is_checked_for_the_range_of_its_floats() -> None:
+    for x, words in (WRONG_INPUTS[name] for name in ("standardised", "unscaled", "from -1 to 1", "NaN", "infinite")):
+        with pytest.raises(InputError, match=words):
+            as_data(Data(x, Y, 4, "own"))
+    pixels = Data((X * 255).to(torch.uint8), Y, 4, "own")
+    assert as_data(pixels) is pixels
 
 
 def test_half_precision_is_kept_as_float32() -> None:
@@ -104,6 +115,7 @@ def test_to_unit_gives_what_it_got_as_floats() -> None:
     assert isinstance(to_unit(np.zeros((1, 1), dtype=np.int64)), np.ndarray)
     assert to_unit(torch.tensor([0, 51], dtype=torch.int32)).tolist() == pytest.approx([0, 0.2])
     assert to_unit(np.zeros((1, 1), dtype=np.uint8)).dtype == np.float32
+    assert to_unit(np.array([[0, 255]], dtype=np.uint16)).tolist() == [[0, 1]]
     with pytest.raises(InputError, match="x is float32; to_unit expects integers"):
         to_unit(X)
     with pytest.raises(InputError, match=r"values 0\.\.256"):
@@ -160,6 +172,8 @@ WRONG_LABELS = {
     "booleans": (Y > 1, "y is bool"),
     "too few": (Y[:-1], "y has 19 labels, but x has 20 examples"),
     "negative": (Y - torch.eye(20, dtype=torch.int64)[4], r"y\[4\] = -1 is negative"),
+    "unsigned, too large": ((Y + 7).to(torch.uint32), r"y\[3\] = 10, but there are 10 cl"),
+    "unsigned, one-hot": (torch.eye(4)[Y].to(torch.uint16), r"y is one-hot \(N, 4\)"),
     "too large": (
         Y + 10 * torch.eye(20, dtype=torch.int64)[4],
         r"y\[4\] = 10, but there are 10 cl",

@@ -44,6 +44,20 @@ def test_floats_are_the_same_in_whatever_batch_they_are_asked_for() -> None:
     assert torch.equal(unit.floats(torch.tensor([[3], [5]])), data.floats(torch.tensor([[3], [5]])))
 
 
+def test_labels_of_a_set_are_int64() -> None:
+    data = pixels(9)
+    for dtype in (torch.int32, torch.uint16, torch.uint64):
+        with pytest.raises(InputError, match=r"^labels are torch\.u?int\d\d; expected int64$"):
+            Data(data.images, data.labels.to(dtype), 3, "narrow")
+
+
+@pytest.mark.parametrize("seed", [-1, True, 0.5])
+def test_a_seed_that_is_none_splits_nothing(seed: int) -> None:
+    for take in (lambda: split(pixels(9), 3, seed), lambda: stratified(pixels(9), 3, seed)):
+        with pytest.raises(InputError, match="seed must be a whole number >= 0"):
+            take()
+
+
 def test_the_fingerprint_follows_bytes_dtype_shape_and_labels() -> None:
     data = pixels(9)
     same = Data(data.images.clone(), data.labels.clone(), 3, "another name")

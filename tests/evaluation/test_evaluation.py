@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,8 +10,20 @@ from torch import Tensor, nn
 import sparring
 from sparring import WorstCase, evaluate, fgsm
 from sparring.attacks import PGD, Cascade, Noise, Square
-from sparring.data import Data
+from sparring.data import Data, as_data
 from sparring.errors import InputError, NotFinite
+from sparring.evaluation import (
+    certify,
+    clean,
+    exploitability,
+    fgsm_curve,
+    fresh_adversary,
+    overfitting,
+    pgd_curve,
+    transfer,
+    worst_case,
+)
+from sparring.evaluation.calibration import calibrate
 from sparring.models import mlp
 from sparring.threat import ThreatModel
 
@@ -170,6 +183,99 @@ def test_an_eps_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         evaluate(model, batch, eps=eps)
+
+
+@pytest.mark.parametrize("eps", [np.float32(0.25), torch.tensor(0.25), np.array([0.25]), torch.tensor([0.25])])
+def test_an_eps_of_numpy_or_pytorch_is_one_like_any(eps: Any, model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    plain, found = (evaluate(model, batch, eps=value, steps=2) for value in (0.25, eps))
+    assert [(row.attack, row.eps, row.correct) for row in found.rows] == [
+        (row.attack, row.eps, row.correct) for row in plain.rows
+    ]
+
+
+@pytest.mark.parametrize("name", ["steps", "restarts", "batch_size"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, None])
+def test_what_counts_is_a_whole_number_from_one_on(
+    name: str, value: Any, model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    with pytest.raises(InputError, match=rf"^{name} must be a whole number >= 1; got {value}$"):
+        evaluate(Forbidden(model), batch, **{name: value})
+
+
+def test_a_seed_is_checked_before_anything_is_asked_and_may_be_numpys(
+    model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    with pytest.raises(InputError, match=r"^seed must be a whole number >= 0; got -1$"):
+        evaluate(Forbidden(model), batch, seed=-1)
+    plain, found = (evaluate(model, batch, eps=0.1, steps=2, seed=seed) for seed in (3, np.int64(3)))  # type: ignore[arg-type]
+    assert [row.correct for row in plain.rows] == [row.correct for row in found.rows]
+
+
+class Forbidden(nn.Module):
+    """A model that nobody may ask."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise AssertionError("asked")
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_batches_of_no_examples_are_refused_everywhere(
+    batch_size: int, model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    data = as_data(batch)
+    for refuse in (
+        lambda: clean(model, data, batch_size=batch_size),
+        lambda: fgsm_curve(model, data, [0.1], batch_size=batch_size),
+        lambda: certify(model, data, 0.1, batch_size=batch_size),
+        lambda: transfer({}, {"model": model}, data, 0.1, batch_size=batch_size),
+        lambda: worst_case(model, data, 0.1, lambda threat: [fgsm(threat)], batch_size=batch_size),
+    ):
+        with pytest.raises(InputError, match=rf"^batch_size must be a whole number >= 1; got {batch_size}$"):
+            refuse()
+    with pytest.raises(InputError, match=r"^restarts must be a whole number >= 1; got 0$"):
+        pgd_curve(model, data, [0.1], restarts=0)
+
+
+def test_a_seed_below_zero_is_refused_everywhere(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    data = as_data(batch)
+    threat = ThreatModel(0.1, data.shape)
+    for refuse in (
+        lambda: pgd_curve(model, data, [0.1], seed=-1),
+        lambda: transfer({}, {"model": model}, data, 0.1, seed=-1),
+        lambda: worst_case(model, data, 0.1, lambda threat: [fgsm(threat)], seed=-1),
+        lambda: overfitting(model, data, threat, seed=-1),
+        lambda: calibrate(torch.rand(9, 3), torch.arange(9) % 3, seed=-1),
+        lambda: exploitability(model, data, data, 0.1, seeds=(0, -1)),
+        lambda: fresh_adversary(model, data, threat, seed=-1, epochs=1),
+    ):
+        with pytest.raises(InputError, match=r"^seed must be a whole number >= 0; got -1$"):
+            refuse()
+
+
+def test_a_model_that_writes_to_its_input_and_a_set_of_ours_out_of_range_are_refused(
+    model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    x, y = batch
+
+    class InPlace(Forbidden):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.inner(x.sub_(0.5).div_(0.2))
+            return out
+
+    with pytest.raises(InputError, match="changes its input in place"):
+        evaluate(InPlace(model), batch)
+    with pytest.raises(InputError, match=r"they look scaled to \[-1, 1\]"):
+        evaluate(model, Data(2 * x - 1, y, C, "scaled"))
+
+
+def test_unsigned_labels_are_labels(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    x, y = batch
+    found = evaluate(model, (x.numpy(), y.numpy().astype(np.uint16)), eps=0.1, steps=2)
+    assert [r.correct for r in found.rows] == [r.correct for r in evaluate(model, batch, eps=0.1, steps=2).rows]
 
 
 @pytest.mark.parametrize(

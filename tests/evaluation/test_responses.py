@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -163,6 +164,40 @@ def test_recurrent_ones_are_like_the_games_own_and_trained_together_as_alone(set
             assert torch.allclose(a, b, atol=1e-5)
     responses = found(setting, kinds=("recurrent",), like=like)
     assert [(r.epochs, r.parameters) for r in responses.responses] == 2 * [(2, len(weights[0])), (4, len(weights[0]))]
+
+
+def test_a_folder_may_be_a_word_and_seeds_and_eps_numbers_of_numpy(
+    setting: tuple[nn.Module, Data], tmp_path: Path
+) -> None:
+    folder, how = tmp_path / "kept", {"kinds": ("x",), "epochs": 1}
+    kept = found(setting, folder=str(folder), seeds=np.arange(2), **how)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        f"best-response-x-seed{seed}-epochs{epochs}.safetensors" for seed in (0, 1) for epochs in (1, 2)
+    ]
+    model, data = setting
+    again = best_responses(model, data, data, torch.tensor(0.25), seeds=(0,), settings=SMALL, **how)  # type: ignore[arg-type]
+    assert again.eps == 0.25 and type(again.eps) is float
+    plain = found(setting, seeds=(0, 1), **how)
+    assert [r.outcome.correct.tolist() for r in kept.responses] == [r.outcome.correct.tolist() for r in plain.responses]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"seeds": ()}, "seeds must be at least one whole number"),
+        ({"seeds": 3}, "seeds must be a sequence of whole numbers"),
+        ({"seeds": (0, -1)}, "seed must be a whole number >= 0; got -1"),
+        ({"kinds": ("x", "xy", "x")}, "name each kind of adversary once; got x, xy, x"),
+    ],
+)
+def test_none_and_the_same_again_are_refused(
+    wrong: dict[str, Any], message: str, setting: tuple[nn.Module, Data]
+) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
+        found(setting, **wrong)
+    if "seeds" in wrong:
+        with pytest.raises(InputError, match=f"^{message}"):
+            exploitability(setting[0], setting[1], setting[1], 0.2, **wrong)
 
 
 def test_a_file_of_something_else_is_refused(setting: tuple[nn.Module, Data], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,11 @@ def test_an_interrupted_call_goes_on_to_the_same_result(setting: tuple[nn.Module
     assert not notices and tuple(stages[-len(again.stages) :]) == again.stages
     with pytest.raises(Interrupted, match="nothing was kept"):
         worst_case(model, data, GRID, suite, interrupted=lambda: signal.SIGINT)
+
+
+def test_a_store_may_be_a_word_and_eps_a_number_of_numpy(setting: tuple[nn.Module, Data], tmp_path: Path) -> None:
+    kept = worst_case(*setting, np.float32(0.125), suite, store=str(tmp_path / "store"), seed=np.int64(0))  # type: ignore[arg-type]
+    assert list((tmp_path / "store").glob("piece-*")) and same(kept, worst_case(*setting, 0.125, suite))
 
 
 def test_a_finished_store_asks_the_model_for_nothing_but_the_free_passes(

@@ -1,12 +1,14 @@
 """The dynamics on V(x, y) = xy, whose orbits are known; x is the defender's number, y the adversary's."""
 
+import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from sparring.errors import Diverged
+from sparring.errors import Diverged, InputError
 from sparring.game import Dynamic, Player, Turn, alternating, extragradient, player, simultaneous
 
 LR = 0.1
@@ -107,6 +109,22 @@ def test_each_player_steps_as_often_and_in_the_order_that_was_asked(dynamic: Dyn
         else:
             by_hand[0] -= LR * by_hand[1]
     assert [float(x.detach()), float(y.detach())] == pytest.approx(by_hand, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 1), "adversary_steps must be a whole number >= 1; got 0"),
+        ((1, -1), "defender_steps must be a whole number >= 1; got -1"),
+        ((1.5, 1), "adversary_steps must be a whole number >= 1; got 1.5"),
+        ((1, True), "defender_steps must be a whole number >= 1; got True"),
+        ((1, 1, "foo"), "first cannot be 'foo'; known: adversary, defender"),
+        ((1, 1, "defendr"), "first cannot be 'defendr'; did you mean 'defender'?"),
+    ],
+)
+def test_a_game_in_which_one_never_steps_is_refused(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+        alternating(*arguments)
 
 
 def test_n_adversary_steps_before_one_of_the_defender_equal_the_linear_map() -> None:

@@ -111,3 +111,16 @@ def test_a_minibatch_leaves_a_network_two_examples_for_its_batch_norm() -> None:
     ):
         Game(mlp(TRAIN.shape, [16, 10]), adversary="mlp").fit(few, batch_size=2, epochs=1)
     assert Game(mlp(TRAIN.shape, [16, 10])).fit(few, batch_size=2, epochs=1)
+
+
+def test_a_defender_whose_logits_have_no_gradient_is_refused_before_the_game() -> None:
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = mlp(TRAIN.shape, [16, 10])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.network(x).detach()
+
+    with pytest.raises(InputError, match="the defender returns logits without a gradient"):
+        Game(Detached()).fit(TRAIN, epochs=1)

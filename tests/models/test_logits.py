@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.errors import InputError
-from sparring.models import mlp, tried
+from sparring.models import check_differentiable, mlp, tried
 
 X = torch.rand(8, 1, 6, 6, generator=torch.Generator().manual_seed(0))
 
@@ -45,6 +45,48 @@ def test_what_is_no_logits_is_refused_by_name(then: Callable[[Tensor], Any], mes
     with pytest.raises(InputError, match=message) as caught:
         tried(Then(then), X, 4)
     assert "\n" not in str(caught.value)
+
+
+class First(nn.Module):
+    """What is done to the inputs of a perceptron."""
+
+    def __init__(self, first: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.network = first, mlp(X.shape[1:], [8, 5])
+
+    def forward(self, x: Tensor) -> Any:
+        return self.network(self.first(x))
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        lambda x: x.sub_(0.5).div_(0.2),
+        lambda x: x.flatten(1).mul_(2).view(x.shape),
+        lambda x: x.clamp_(0, 1),  # which changes nothing here
+        nn.ReLU(inplace=True),
+    ],
+)
+def test_a_model_that_writes_to_its_input_is_refused_and_the_input_is_as_it_was(
+    first: Callable[[Tensor], Tensor],
+) -> None:
+    x = X.clone()
+    with pytest.raises(InputError, match=r"^the model changes its input in place, .*; use x\.sub\(m\)$"):
+        tried(First(first), x, 2)
+    assert torch.equal(x, X) and x._version == 0
+    assert tried(First(lambda x: x.clone().sub_(0.5)), x, 2) == 5
+
+
+def test_logits_without_a_gradient_can_be_tried_but_are_refused_where_a_gradient_is_needed() -> None:
+    model = Then(lambda z: z.detach())
+    assert tried(model, X, 2) == 5
+    with pytest.raises(InputError, match=r"^the defender returns logits without a gradient"):
+        check_differentiable(model, X, "the defender")
+    whole = Restless(False)
+    before = whole.state_dict() | {"seen": whole.seen.clone()}
+    with torch.no_grad():
+        check_differentiable(whole, X)
+    assert torch.equal(whole.seen, before["seen"]) and whole.training
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def read(
         option.add_to(groups[option.prefix])
     positional = "".join(f" {option.metavar}" for option in options if option.required)
     parser.usage = f"%(prog)s{positional} [options]"
-    given, unknown = parser.parse_known_args([_spelled(word) for word in words])
+    given, unknown = parser.parse_known_args([spelled(word) for word in words])
     if unknown:
         name, known = unknown[0].partition("=")[0], [option.flag for option in options]
         within = [flag for flag in known if flag.startswith(f"{name}.")]  # the first of a group says what it is
@@ -54,6 +54,19 @@ def read(
         meant = f"; did you mean {close[0]!r}?" if close else ""
         parser.error(f"Unrecognized options: {', '.join(unknown)}{meant}")
     return [_filled(one, vars(given)) for one in settings]
+
+
+def taking_a_value(*kinds: type[Any]) -> set[str]:
+    """The flags of these classes of settings, and of those within them, after which a word is a value: all but switches."""
+    return {flag for kind in kinds for flag in _taking_a_value(kind, "--")}
+
+
+def spelled(word: str) -> str:
+    """`--max_epochs=2` as `--max-epochs=2`."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value
 
 
 class _Parser(argparse.ArgumentParser):
@@ -70,13 +83,16 @@ class _Switch(argparse.Action):
 
 
 class _Seeds(argparse.Action):
-    """`--seeds N`, the seeds 0 to N - 1, or `--seeds K L ...`, these."""
+    """`--seeds N`, the seeds 0 to N - 1, or `--seeds K L ...`, these; `--seed K`, that one."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        seeds = list(range(values[0])) if len(values) == 1 else values
+        many = len(values) == 1 and option_string != "--seed"
+        seeds = list(range(values[0])) if many else values
+        if any(seed < 0 for seed in seeds):
+            raise InputError(f"seeds must be >= 0; got {option_string} {' '.join(map(str, values))}")
         if not seeds or len(set(seeds)) < len(seeds):
             given = f"{option_string} {' '.join(map(str, values))}".rstrip()
-            hint = "; one number says how many: --seeds 1 is the seed 0" if len(values) == 1 else ""
+            hint = "; one number says how many: --seeds 1 is the seed 0" if many else ""
             raise InputError(f"seeds must be different numbers, at least one; got {given}{hint}")
         setattr(namespace, self.dest, seeds)
 
@@ -123,9 +139,8 @@ class _Option:
             more["nargs"] = "*"
         if self.dest == "seeds":
             more["action"] = _Seeds
-            group.add_argument(
-                "--seed", dest=self.dest, metavar="INT", type=_reader(self.hint), nargs=1, help="that one"
-            )
+            one = {"dest": self.dest, "type": _reader(self.hint), "action": _Seeds, "nargs": 1}
+            group.add_argument("--seed", metavar="INT", help="that one", **one)
         group.add_argument(*names, metavar=self.metavar, type=_reader(self.hint), help=self._help(), **more)
 
     def _help(self) -> str:
@@ -148,6 +163,15 @@ def _options(settings: Any, prefix: str = "") -> Iterator[_Option]:
             yield _Option(prefix, f.name, hints[f.name], value, about, texts.get(f.name, ""))
 
 
+def _taking_a_value(kind: Any, prefix: str) -> Iterator[str]:
+    for name, hint in typing.get_type_hints(kind).items():
+        of, flag = _kind(hint)[0], prefix + name.replace("_", "-")
+        if dataclasses.is_dataclass(of):
+            yield from _taking_a_value(of, f"{flag}.")
+        elif of is not bool:
+            yield from [flag, "--seed"] if name == "seeds" else [flag]
+
+
 def _filled(settings: Any, given: dict[str, Any], prefix: str = "") -> Any:
     """The settings with what was given."""
     changes: dict[str, Any] = {}
@@ -162,14 +186,6 @@ def _filled(settings: Any, given: dict[str, Any], prefix: str = "") -> Any:
 
 def _value(settings: Any, f: dataclasses.Field[Any]) -> Any:
     return f.default if isinstance(settings, type) else getattr(settings, f.name)
-
-
-def _spelled(word: str) -> str:
-    """`--max_epochs=2` as `--max-epochs=2`."""
-    if not word.startswith("--"):
-        return word
-    name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value
 
 
 def _kind(hint: Any) -> tuple[Any, bool]:

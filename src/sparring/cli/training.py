@@ -8,6 +8,7 @@ from typing import Any
 
 from sparring import recipes, records
 from sparring.cli import flags, terminal
+from sparring.config import Run
 from sparring.errors import InputError
 from sparring.settings import read_toml, to_dict, updated
 
@@ -22,16 +23,15 @@ class Train(terminal.Common):
 
 def train(words: list[str]) -> int:
     """Train one recipe: `sparring train gan_tanh --seeds 3`. Run again to go on."""
-    named = [word for word in words if word in recipes.RECIPES]  # before other words: `--out X RECIPE` is allowed
-    name = next((word for word in [*named, *words] if not word.startswith("-")), None)
+    name, rest = _recipe(words)
+    if name is None and {"-h", "--help"} & set(words):
+        print(f"usage: sparring train RECIPE [options]\n\nrecipes: {', '.join(recipes.RECIPES)}")
+        print("`sparring train RECIPE --help` shows every setting with the recipe's value.")
+        return 0
     if name is None:
-        if "-h" in words or "--help" in words:
-            print(f"usage: sparring train RECIPE [options]\n\nrecipes: {', '.join(recipes.RECIPES)}")
-            print("`sparring train RECIPE --help` shows every setting with the recipe's value.")
-            return 0
         raise InputError(f"train needs a recipe: {', '.join(recipes.RECIPES)}")
     run = recipes.recipe(name)
-    rest, values = _config_file([word for i, word in enumerate(words) if i != words.index(name)])
+    rest, values = _config_file(rest)
     usual, values = _split(values)
     run = updated(run, values)
     about = f"{recipes.describe(name)} `--config FILE` takes settings from a TOML file; the flags below go over it."
@@ -67,6 +67,18 @@ def train(words: list[str]) -> int:
     return 3 if any(record.status == "diverged" for record in done) else 0
 
 
+def _recipe(words: list[str]) -> tuple[str | None, list[str]]:
+    """The recipe's name, None where there is none, and the other words; flags with their values may stand before it.
+
+    After several values, as of `--seeds 0 1 RECIPE`, it is told from one more by being known.
+    """
+    taking = {"--config", *flags.taking_a_value(Train, Run)}
+    before = ["", *map(flags.spelled, words)]
+    free = [i for i, word in enumerate(words) if not word.startswith("-") and before[i] not in taking]
+    at = next((i for i in free if words[i] in recipes.RECIPES), free[0] if free else None)
+    return (None, words) if at is None else (words[at], words[:at] + words[at + 1 :])
+
+
 def _config_file(words: list[str]) -> tuple[list[str], dict[str, Any]]:
     """The words without `--config FILE`, and what stands in the file."""
     words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
@@ -89,8 +101,8 @@ def _split(values: dict[str, Any]) -> tuple[Train, dict[str, Any]]:
     for key, value in given.items():
         if not isinstance(value, kinds[key]) or isinstance(value, bool):
             raise InputError(f"{key} must be {kinds[key].__name__}, got {value!r}")
-    if not all(type(seed) is int for seed in given.get("seeds", [])):
-        raise InputError(f"seeds must be a list of whole numbers, got {given['seeds']!r}")
+    if not all(type(seed) is int and seed >= 0 for seed in given.get("seeds", [])):
+        raise InputError(f"seeds must be a list of whole numbers >= 0, got {given['seeds']!r}")
     made = {"out": Path, "seeds": tuple}
     usual = dataclasses.replace(Train(), **{key: made.get(key, kinds[key])(value) for key, value in given.items()})
     return usual, {key: value for key, value in values.items() if key not in kinds}

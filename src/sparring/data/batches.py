@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from sparring.data.checks import check_inputs, check_labels, check_shape
+from sparring.data.checks import check_inputs, check_labels, check_range, check_shape, signed
 from sparring.errors import InputError
+from sparring.randomness import check_seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ class Data:
             raise InputError(f"images are {self.images.dtype}; expected uint8 or float32 (see sparring.data.as_data)")
         if self.images.ndim < 2:
             raise InputError(f"images have shape {tuple(self.images.shape)}; expected (N, ...)")
-        check_labels(self.labels, len(self.images), self.n_classes)
+        check_labels(signed(self.labels), len(self.images), self.n_classes)
         if self.labels.dtype != torch.int64:
             raise InputError(f"labels are {self.labels.dtype}; expected int64")
 
@@ -104,8 +105,11 @@ def as_data(
             raise InputError(f"{source.name} has {source.n_classes} classes, not {n_classes}")
         if shape is not None:
             check_shape(source.images, shape)
+        if source.images.is_floating_point():
+            check_range(source.images)
         return source
     x, y = _read(source)
+    y = signed(y)
     if shape is not None:
         check_shape(x, shape)
     check_inputs(x)
@@ -131,6 +135,7 @@ def to_unit(x: Tensor | NDArray[Any]) -> Tensor | NDArray[np.float32]:
         return to_unit(_tensor(x, "x")).numpy()
     if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
         raise InputError(f"x is {str(x.dtype).removeprefix('torch.')}; to_unit expects integers in 0..255")
+    x = signed(x)
     if x.numel() and (int(x.min()) < 0 or int(x.max()) > 255):
         raise InputError(f"x has values {int(x.min())}..{int(x.max())}; to_unit expects integers in 0..255")
     return x.to(torch.float32).div_(255)
@@ -140,7 +145,7 @@ def split(data: Data, n_validation: int, seed: int) -> tuple[Data, Data]:
     """(training, validation): `n_validation` examples set aside, each class by its share, order kept."""
     if not 1 <= n_validation < len(data):
         raise InputError(f"n_validation must be in 1..{len(data) - 1} for {len(data)} examples, got {n_validation}")
-    chosen = stratified_mask(data, n_validation, seed)
+    chosen = stratified_mask(data, n_validation, check_seed(seed))
     return data.take((~chosen).nonzero().squeeze(1)), data.take(chosen.nonzero().squeeze(1))
 
 
@@ -148,6 +153,7 @@ def stratified(data: Data, n: int, seed: int = 0) -> Data:
     """A fixed subset of n examples, each class by its share, in the set's order; at most the set itself."""
     if n < 1:
         raise InputError(f"n must be at least 1, got {n}")
+    seed = check_seed(seed)
     return data if n >= len(data) else data.take(stratified_mask(data, n, seed).nonzero().squeeze(1))
 
 

@@ -22,13 +22,19 @@ def check_inputs(x: Tensor) -> None:
         raise InputError(f"x has shape {tuple(x.shape)}; expected a batch axis and the axes of one input: (N, ...)")
     if x.numel() == 0:
         raise InputError(f"the data set is empty: x has shape {tuple(x.shape)}")
-    low, high = (float(end) for end in x.aminmax())  # a NaN anywhere comes out here
+    low, high = check_range(x)
+    if low == high:
+        warnings.warn(f"x is constant: every value is {low:.4g}", stacklevel=3)
+
+
+def check_range(x: Tensor) -> tuple[float, float]:
+    """The least and the largest of the values of x, floating point and not empty; raises unless all are finite and in [0, 1]."""
+    low, high = (float(end) for end in x.detach().aminmax())  # a NaN anywhere comes out here
     if not (abs(low) < float("inf") and abs(high) < float("inf")):
         raise InputError(_non_finite(x))
     if low < 0 or high > 1:
         raise InputError(f"x has values {low:.4g}..{high:.4g}, outside [0, 1]: {_likely_mistake(low, high)}")
-    if low == high:
-        warnings.warn(f"x is constant: every value is {low:.4g}", stacklevel=3)
+    return low, high
 
 
 def check_shape(x: Tensor, shape: Sequence[int]) -> None:
@@ -72,6 +78,11 @@ def check_labels(y: Tensor, n: int, n_classes: int | None) -> None:
     if n_classes is not None and int(y.max()) >= n_classes:
         first = int((y >= n_classes).int().argmax())
         raise InputError(f"y[{first}] = {int(y[first])}, but there are {n_classes} classes (0..{n_classes - 1})")
+
+
+def signed(y: Tensor) -> Tensor:
+    """y, but as int64 where it is of one of the unsigned types of which PyTorch knows neither order nor extremes."""
+    return y.to(torch.int64) if y.dtype in (torch.uint16, torch.uint32, torch.uint64) else y
 
 
 def _non_finite(x: Tensor) -> str:

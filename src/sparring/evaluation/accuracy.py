@@ -5,6 +5,7 @@ Knows nothing of how a model was trained. Letters: N examples, S copies, C class
 
 import dataclasses
 import itertools
+import numbers
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from sparring.errors import InputError
 from sparring.hooks import after_forward
 from sparring.models import TRIED, checked_logits, tried
 from sparring.precision import full_fp32
-from sparring.randomness import Stream
+from sparring.randomness import Stream, check_seed
 from sparring.threat import ThreatModel
 
 
@@ -76,6 +77,7 @@ def attacked(
     `n_copies` is shown the same examples, each copy those that it still withstands. Raises InputError where the attack leaves
     the threat model or the model does not return logits (..., C).
     """
+    check_count("batch_size", batch_size)
     n, device = len(data), data.images.device
     leading = () if n_copies is None else (n_copies,)
     correct = torch.zeros(*leading, n, dtype=torch.bool, device=device)
@@ -151,6 +153,8 @@ def pgd_curve(
     The first starts at the example and raises cross-entropy, the second at random and raises the margin, and so on in
     turn. Only what still stands is attacked.
     """
+    check_count("restarts", restarts)
+    seed = check_seed(seed)
     outcomes: dict[float, Outcome] = {}
     broken, last = None, None
     for eps in sorted(grid):
@@ -233,6 +237,12 @@ def data_for(model: nn.Module, data: Any) -> Data:
     few = found.floats(torch.arange(min(TRIED, len(found))))
     with full_fp32():
         return dataclasses.replace(found, n_classes=tried(model, few, max(2, int(found.labels.max()) + 1)))
+
+
+def check_count(name: str, value: object) -> None:
+    """Raises InputError where an argument that counts something is no whole number from 1 on."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise InputError(f"{name} must be a whole number >= 1; got {value!r}")
 
 
 def inside(attack: Attack, threat: ThreatModel) -> Attack:

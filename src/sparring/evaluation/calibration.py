@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparring.evaluation.statistics import FloatArray, Interval, percentile_interval, resample_counts
+from sparring.randomness import check_seed
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def calibrate(logits: Tensor, y: Tensor, *, n_bins: int = 10, n_resamples: int =
     """
     if logits.ndim != 2:
         raise ValueError(f"calibrate takes one model's logits, (N, C), got shape {tuple(logits.shape)}")
-    x = _examples(*_checked(logits, y))
+    x, seed = _examples(*_checked(logits, y)), check_seed(seed)
     n = len(x.confidence)
     width, mass = _width_index(x.confidence, n_bins), _mass_index(x.confidence, n_bins)
     by_width, by_mass = _resampled(x, (width, mass), n_bins, resample_counts(n, seed=seed, n_resamples=n_resamples))

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from sparring.crown import certified
 from sparring.data import as_data
 from sparring.errors import InputError
+from sparring.evaluation.accuracy import check_count
 from sparring.evaluation.statistics import Interval, wilson
 from sparring.models import check_single
-from sparring.threat import ThreatModel, check_eps
+from sparring.threat import ThreatModel, check_grid
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def certify(model: nn.Module, data: Any, eps: float | Sequence[float], *, batch_
     `sparring.crown.certified` refuses.
     """
     check_single(model, "certify")
-    grid = tuple(check_eps(one) for one in ([eps] if isinstance(eps, int | float) else eps))
+    grid = tuple(check_grid(eps))
+    check_count("batch_size", batch_size)
     data = as_data(data)
     x, y = data.floats(), data.labels
     rows = [certified(model, x, y, ThreatModel(one, data.shape), batch_size=batch_size) for one in grid]

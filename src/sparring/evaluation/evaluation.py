@@ -10,15 +10,15 @@ from torch import nn
 from sparring import modes
 from sparring.attacks import Attack, Noise
 from sparring.errors import InputError, NotFinite
-from sparring.evaluation.accuracy import Outcome, clean, curve, data_for, inside, pgd_curve
+from sparring.evaluation.accuracy import Outcome, check_count, clean, curve, data_for, inside, pgd_curve
 from sparring.evaluation.calibration import calibrate
 from sparring.evaluation.one_step import fgsm_curve, one_step_curve
 from sparring.evaluation.pieces import streams
 from sparring.evaluation.statistics import Interval, wilson
 from sparring.models import check_single
 from sparring.precision import full_fp32
-from sparring.randomness import Stream
-from sparring.threat import ThreatModel, check_eps
+from sparring.randomness import Stream, check_seed
+from sparring.threat import ThreatModel, check_grid
 
 OWN = ("clean", "noise", "fgsm", "pgd")  # the rows of every evaluation
 
@@ -89,7 +89,10 @@ def evaluate(
     model is attacked in evaluation mode and left as it was. Raises InputError for unusable input, NotFinite where a logit is
     not finite: then no accuracy is reported.
     """
-    grid = [check_eps(value) for value in ([eps] if isinstance(eps, int | float) else eps)]
+    grid, seed = check_grid(eps), check_seed(seed)
+    check_count("steps", steps)
+    check_count("restarts", restarts)
+    check_count("batch_size", batch_size)
     if taken := [name for name in attacks or {} if name in OWN]:
         raise InputError(f"attacks need names that differ from {', '.join(OWN)}; got {', '.join(taken)}")
     check_single(model, "evaluate")

@@ -19,7 +19,7 @@ from sparring.errors import CorruptCheckpoint, InputError
 from sparring.evaluation.accuracy import attacked
 from sparring.evaluation.transfer import transfer
 from sparring.game.checkpoint import check_same, read_verified, write_verified
-from sparring.randomness import Stream
+from sparring.randomness import Stream, check_seed
 from sparring.records import RunPaths, append, read, write
 from sparring.threat import ThreatModel
 
@@ -119,7 +119,7 @@ def overfitting(model: nn.Module, data: Data, threat: ThreatModel, *, seed: int 
 
     A large difference is catastrophic overfitting: the defender learned to withstand the single step only.
     """
-    stream = Stream(seed, "watch")
+    stream = Stream(check_seed(seed), "watch")
     single = attacked(model, data, fgsm(threat), threat)
     return single.accuracy, attacked(
         model, data, PGD(threat, steps=10, stream=stream), threat, streams=[stream]

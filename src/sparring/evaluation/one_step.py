@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sparring.attacks import described, fgsm
 from sparring.data import Data
-from sparring.evaluation.accuracy import Cost, Outcome, checked_distance, counted, in_mode, orders
+from sparring.evaluation.accuracy import Cost, Outcome, check_count, checked_distance, counted, in_mode, orders
 from sparring.models import checked_logits
 from sparring.precision import full_fp32
 from sparring.randomness import Stream
@@ -80,6 +80,7 @@ def one_step(
 
     The passes that find the direction count in full towards every outcome: an attack costs what it would cost alone.
     """
+    check_count("batch_size", batch_size)
     if not verdicts:
         return []
     device = data.images.device

@@ -26,8 +26,9 @@ from sparring.evaluation.statistics import Interval, paired_bootstrap
 from sparring.game.checkpoint import load_weights, read_verified, save_weights
 from sparring.models import stack
 from sparring.precision import Precision
+from sparring.randomness import check_seed, check_seeds
 from sparring.settings import from_dict, to_dict
-from sparring.threat import ThreatModel
+from sparring.threat import ThreatModel, check_eps
 
 KINDS: Mapping[str, tuple[Seen, ...]] = {
     "x": ("x",),  # sees the input only, as the paper's adversary does
@@ -89,6 +90,7 @@ class BestResponses:
 
         Kind "x" compares adversaries that know as much as the co-trained one. Raises InputError without `in_game`.
         """
+        seed = check_seed(seed)
         if self.in_game is None:
             raise InputError("a gap needs the in-game outcomes: give best_responses in_game=outcome.correct")
         a, b = (t.cpu().double().numpy()[None] for t in (self.in_game, self.survived(kind)))
@@ -102,7 +104,7 @@ def best_responses(
     eps: float,
     *,
     in_game: Tensor | None = None,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     **options: Any,
 ) -> BestResponses:
     """Train fresh adversaries of each kind and seed against the frozen model, and attack the test set with each.
@@ -129,7 +131,7 @@ def best_responses_to_each(
     precision: Precision = "fp32",
     double: bool = True,
     in_games: Sequence[Tensor | None] | None = None,
-    folders: Sequence[Path | None] | None = None,
+    folders: Sequence[str | Path | None] | None = None,
     on_epoch: OnEpoch = lambda epoch, progress: None,
     on_response: Callable[[Response], None] = lambda response: None,
 ) -> list[BestResponses]:
@@ -143,6 +145,7 @@ def best_responses_to_each(
     training; every attack on the test set is in fp32. Models are left as found.
     """
     check_kinds(kinds)
+    eps, seeds = check_eps(eps), check_seeds(seeds)
     in_games, folders = in_games or [None] * len(models), folders or [None] * len(models)
     for in_game in in_games:
         if in_game is not None and in_game.shape != (len(test),):
@@ -150,7 +153,11 @@ def best_responses_to_each(
                 f"in_game has shape {tuple(in_game.shape)}; expected one outcome an example, ({len(test)},)"
             )
     threat = ThreatModel(eps, test.shape)
-    pairs = [_Pair(model, folder, seed) for model, folder in zip(models, folders, strict=True) for seed in seeds]
+    pairs = [
+        _Pair(model, None if folder is None else Path(folder), seed)
+        for model, folder in zip(models, folders, strict=True)
+        for seed in seeds
+    ]
     found: dict[int, list[Response]] = {i: [] for i in range(len(models))}
     for kind in kinds:
         made: list[list[Response]] = [[] for _ in pairs]
@@ -180,11 +187,13 @@ def best_responses_to_each(
 
 
 def check_kinds(kinds: Sequence[str]) -> None:
-    """Raises InputError for a kind of adversary that there is not, or for none."""
+    """Raises InputError for a kind of adversary that there is not, for one that is named twice, or for none."""
     if not kinds:
         raise InputError(f"name at least one kind of adversary: {', '.join(KINDS)}")
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise InputError(f"there is no kind {unknown[0]!r} of adversary{nearest(unknown[0], KINDS)}")
+    if len(set(kinds)) < len(kinds):
+        raise InputError(f"name each kind of adversary once; got {', '.join(kinds)}")
 
 
 def save_adversary(

@@ -11,8 +11,9 @@ from sparring import modes
 from sparring.adversaries import AnyAdversary
 from sparring.attacks import Attack, LearnedAttack, Noise
 from sparring.data import Data
+from sparring.evaluation.accuracy import check_count
 from sparring.precision import full_fp32
-from sparring.randomness import Stream
+from sparring.randomness import Stream, check_seed
 from sparring.threat import ThreatModel
 
 
@@ -32,7 +33,9 @@ def transfer(
     The noise columns are "uniform noise" and "sign noise". What does not see the defender's gradient perturbs a batch once for
     all defenders. `mode` "training" is the *paper* protocol, for both networks, in batches of 128.
     """
-    threat = ThreatModel(eps, data.shape)
+    threat, seed = ThreatModel(eps, data.shape), check_seed(seed)
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
     uniform, signs = Stream(seed, "eval.uniform"), Stream(seed, "eval.sign")
     attackers: dict[str, Attack] = {name: LearnedAttack(a, threat, mode) for name, a in adversaries.items()}
     attackers |= {"uniform noise": Noise(threat, "uniform", uniform), "sign noise": Noise(threat, "sign", signs)}

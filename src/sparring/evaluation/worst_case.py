@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from sparring import modes
 from sparring.attacks import Attack
 from sparring.errors import InputError
-from sparring.evaluation.accuracy import data_for
+from sparring.evaluation.accuracy import check_count, data_for
 from sparring.evaluation.pieces import code, fingerprint, pieces
 from sparring.evaluation.standing import CLEAN, GREY, ROUNDING, SWAP, Stage, Standing
 from sparring.evaluation.statistics import Interval, wilson
 from sparring.models import check_single
 from sparring.precision import full_fp32
-from sparring.threat import ThreatModel, check_eps
+from sparring.randomness import check_seed
+from sparring.threat import ThreatModel, check_grid
 
 # the attacks at one eps in order of cost, with names or without
 Suite = Callable[[ThreatModel], Sequence[tuple[str, Attack]] | Sequence[Attack]]
@@ -75,7 +76,7 @@ def worst_case(
     suite: Suite,
     *,
     batch_size: int | None = None,
-    store: Path | None = None,
+    store: str | Path | None = None,
     seed: int = 0,
     candidates: bool = True,
     on_stage: Callable[[Stage], None] = lambda stage: None,
@@ -93,10 +94,9 @@ def worst_case(
     the threat model, Interrupted, and Busy where another process uses the store.
     """
     check_single(model, "worst_case")
-    grid = _checked_grid(eps)
+    grid, seed = _checked_grid(eps), check_seed(seed)
     size = 500 if batch_size is None else batch_size
-    if size < 1:
-        raise InputError(f"batch_size must be >= 1; got {size}")
+    check_count("batch_size", size)
     test = data_for(model, data)
     suites = [_checked_suite(suite, ThreatModel(value, test.shape)) for value in grid]
     stamp = {
@@ -109,7 +109,7 @@ def worst_case(
         "candidates": candidates,
         "code": code(),
     }
-    with pieces(store, stamp, notice) as kept, modes.frozen(model), full_fp32():
+    with pieces(None if store is None else Path(store), stamp, notice) as kept, modes.frozen(model), full_fp32():
         run = Standing(model, test, size, seed, kept, interrupted, list(_names(suites)))
         run.report(run.clean(), on_stage)
         for number, (value, attacks) in enumerate(zip(grid, suites, strict=True)):
@@ -148,10 +148,9 @@ def named(attacks: Sequence[Attack]) -> list[tuple[str, Attack]]:
 
 
 def _checked_grid(eps: float | Sequence[float]) -> tuple[float, ...]:
-    given = [eps] if isinstance(eps, int | float) else list(eps)
-    grid = tuple(sorted({check_eps(value) for value in given}))
+    grid = tuple(sorted(set(check_grid(eps))))
     if not grid or grid[0] == 0:
-        raise InputError(f"eps must be one or more radii > 0, got {given}; clean accuracy is `accuracy(0)`")
+        raise InputError(f"eps must be one or more radii > 0, got {eps}; clean accuracy is `accuracy(0)`")
     return grid
 
 

@@ -26,7 +26,7 @@ from sparring.game.unrolled import EVERY, pursuit
 from sparring.game.warm import WarmStart
 from sparring.ibp import check_bounded
 from sparring.losses import LOSSES
-from sparring.models import TRIED, copy_to, mlp, stack, tried
+from sparring.models import TRIED, check_differentiable, copy_to, mlp, stack, tried
 from sparring.precision import Precision
 from sparring.randomness import Stream, check_seed, generator
 from sparring.threat import ThreatModel, check_eps
@@ -448,6 +448,7 @@ def _check_trainable(defender: nn.Module, adversary: AnyAdversary, data: Data) -
     for name, network in (("defender", defender), ("adversary", adversary)):
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise InputError(f"the {name} has no parameter to train; set requires_grad where it is to learn")
+    check_differentiable(defender, few, "the defender")
 
 
 def _check_answer(adversary: Adversary, x: Tensor) -> None:

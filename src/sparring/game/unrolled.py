@@ -99,7 +99,8 @@ def recurrent_response(
 
     It starts as it will where it attacks: at its first point, or where an attack ends, or, if it is to go round several times,
     where its earlier rounds end, each of them in turn (`Cycle`). `start` makes the attack, for the number of the model whose turn
-    it is and the threat at this minibatch's radii. It is shown the gradient of `asks` and raises `loss`. Raises as `pursuit` does.
+    it is and the threat at the radii of this minibatch. It is shown the gradient of `asks` and raises `loss`. Raises as `pursuit`
+    does.
     """
     network = network_of(adversary, RecurrentAdversary, "recurrent_response")
     cycle = Cycle(len(models) * network.rounds)

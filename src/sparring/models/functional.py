@@ -151,10 +151,16 @@ def _layout(network: nn.Module) -> dict[str, str]:
 
 
 def _module_line(module: nn.Module) -> str:
-    """Its class, settings and mode; not the class itself, since parametrised modules have one each."""
+    """Its class, settings, mode and hooks; not the class itself, since parametrised modules have one each."""
     shown = re.sub(r" at 0x[0-9a-f]+", "", " ".join(repr(module).split()))
     mode = "training" if module.training else "evaluation"
-    return f"{shown} ({type(module).__module__}.{type(module).__qualname__}, in {mode} mode)"
+    hooks = f", with {n} hook{'s' * (n > 1)}" if (n := n_hooks(module)) else ""
+    return f"{shown} ({type(module).__module__}.{type(module).__qualname__}, in {mode} mode{hooks})"
+
+
+def n_hooks(module: nn.Module) -> int:
+    """How many hooks of any kind are registered on the module itself."""
+    return sum(len(held) for name, held in vars(module).items() if name.endswith("_hooks") and isinstance(held, dict))
 
 
 def _with_stacked_tensors(networks: Sequence[nn.Module]) -> nn.Module:

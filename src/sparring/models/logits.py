@@ -29,20 +29,40 @@ def checked_logits(out: Any, x: Tensor, n_classes: int, n_own_axes: int, name: s
 def tried(model: nn.Module, x: Tensor, least: int, name: str = "the model") -> int:
     """How many classes the model knows, from its logits on a few inputs x (N, *shape); it and the generators stay as they are.
 
-    Raises InputError where it is no module, fails on them, or returns anything but logits of `least` classes or more.
+    Raises InputError where it is no module, fails on them, writes to them, or returns anything but logits of `least` classes or
+    more.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} is a {type(model).__name__}; expected a torch.nn.Module")
+    shown = x.clone()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), _as_it_was(model):
-            out = model(x)
+            out = model(shown)
     except (InputError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # it raises whatever its parts raise
         words = f"{name} fails on inputs {tuple(x.shape)}: {line_of(error)}{_likely_mistake(model, x)}"
         raise InputError(words) from error
+    if _written_to(shown, x):
+        raise InputError(
+            f"{name} changes its input in place, as x.sub_(m) and inplace=True do, where no gradient can be taken; use x.sub(m)"
+        )
     several = isinstance(out, Tensor) and out.ndim == 2
     return checked_logits(out, x, max(least, out.shape[-1]) if several else least, x.ndim - 1, name).shape[-1]
+
+
+def check_differentiable(model: nn.Module, x: Tensor, name: str = "the model") -> None:
+    """Raises InputError where the logits of a model that `tried` accepts, on a few inputs x, do not differentiate."""
+    with torch.enable_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), _as_it_was(model):
+        if not model(x.clone()).requires_grad:
+            raise InputError(
+                f"{name} returns logits without a gradient, detached or made under no_grad; training needs it"
+            )
+
+
+def _written_to(shown: Tensor, x: Tensor) -> bool:
+    """Whether a model has written to what it was shown, a clone of x, if only what stood there."""
+    return not torch.equal(shown, x) or (not shown.is_inference() and shown._version > 0)
 
 
 @contextmanager

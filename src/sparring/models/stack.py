@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from sparring.errors import CannotStack, InputError
-from sparring.models.functional import FunctionalStack
+from sparring.models.functional import FunctionalStack, n_hooks
 from sparring.models.mlp import MLP
 
 
@@ -184,10 +184,24 @@ class _StackedBatchNorm(nn.Module):
 
 
 def _is_plain(network: nn.Module) -> bool:
-    """An MLP as `mlp` makes it: no part of it exchanged, none frozen."""
-    parts = {type(module) for module in network.modules()}
-    own = parts <= {MLP, nn.ModuleList, nn.Linear, nn.BatchNorm1d}
-    return own and type(network) is MLP and all(parameter.requires_grad for parameter in network.parameters())
+    """An MLP as `mlp` makes it: no part of it exchanged, frozen, tied, pruned or hooked."""
+    if type(network) is not MLP or any(
+        type(module) not in _PARTS or n_hooks(module) or "forward" in vars(module) for module in network.modules()
+    ):
+        return False
+    layers = [(f"linears.{i}", _PARTS[nn.Linear]) for i in range(len(network.sizes))]
+    layers += [(f"norms.{i}", _PARTS[nn.BatchNorm1d]) for i in range(len(network.sizes) - 1)]
+    expected = {f"{layer}.{name}" for layer, names in layers for name in names}
+    held = dict(network.named_parameters()) | dict(network.named_buffers())
+    return set(held) == expected and all(parameter.requires_grad for parameter in network.parameters())
+
+
+_PARTS: dict[type[nn.Module], tuple[str, ...]] = {
+    MLP: (),
+    nn.ModuleList: (),
+    nn.Linear: ("weight", "bias"),
+    nn.BatchNorm1d: ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
+}  # what an MLP consists of, and the tensors that each holds by itself
 
 
 def _architecture(network: MLP) -> dict[str, object]:

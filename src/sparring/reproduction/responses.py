@@ -23,8 +23,9 @@ from sparring.evaluation.responses import BestResponses, best_responses_to_each,
 from sparring.evaluation.statistics import paired_bootstrap, wilson
 from sparring.experiment import Trained, load, load_data
 from sparring.precision import Precision, fast_precision
-from sparring.records import BestResponseRecord, OutPaths, RunPaths, SummaryRecord, read, write
+from sparring.records import BestResponseRecord, OutPaths, RunPaths, SummaryRecord, read, read_json, write
 from sparring.reproduction.finished import each, finished
+from sparring.settings import from_dict
 from sparring.targets import co_trained_examples, epochs_alone
 from sparring.threat import ThreatModel, check_eps
 
@@ -80,6 +81,9 @@ def exploit_runs(
     if plan.fresh_seeds < 1 or plan.epochs < 0:
         raise InputError(f"fresh seeds must be >= 1 and epochs >= 0; got {plan.fresh_seeds} and {plan.epochs}")
     runs = finished(folder)
+    for run in runs:
+        if plan.radius_for(from_dict(Run, read_json(RunPaths(run).config))) == 0:
+            raise InputError(f"{run} was trained at eps 0, where no adversary does anything; name another by --eps")
     made: dict[Path, list[BestResponseRecord]] = {}
 
     def told(of: dict[Path, list[BestResponseRecord]]) -> None:
