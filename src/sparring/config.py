@@ -118,7 +118,7 @@ class Recurrent:
     step: float = 0.5
     """in radii, how far a query goes before anything is learned"""
     every: int = 16
-    """the adversary learns on one minibatch in so many; 0: it never does"""
+    """the adversary learns on one minibatch in so many, of each epoch the first among them; 0: it never does"""
     closing: int = 0
     """minibatches at most on which it learns in all its rounds once the defender has ended, if it learns (game/closing.py)"""
     warm: bool = True

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -69,6 +71,84 @@ def test_two_audits_with_one_seed_are_equal(plain: nn.Module, result: Audit) -> 
     assert again.checks == result.checks and again.headlines == result.headlines
 
 
+class Drop(nn.Module):
+    """Random at every pass, from PyTorch's own generator."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(nn.functional.dropout(x, 0.2, training=True))
+        return logits
+
+
+def test_an_audit_of_a_random_model_repeats_itself_whatever_was_drawn_before(plain: nn.Module) -> None:
+    made = []
+    for drawn in (1, 2):
+        torch.manual_seed(drawn)
+        found = audit(Drop(plain).eval(), TEST, 0.1, train=TRAIN, level=replace(FEW, n=100), declared_random=True)
+        made.append([found.checks, found.headlines, [replace(row, seconds=0.0) for row in found.attacks]])
+    assert made[0] == made[1]
+    assert made[0][1]
+
+
+def test_no_audit_moves_pytorchs_own_generator(plain: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = torch.random.get_rng_state()
+    for model, more in ((plain, {}), (Drop(plain).eval(), {"declared_random": True})):
+        audit(
+            model, TEST, 0.1, train=TRAIN, twin=plain, level=FEW, attack=lambda model, x, y: torch.rand_like(x), **more
+        )
+        assert torch.equal(drawn, torch.random.get_rng_state())
+
+
+def test_a_model_that_is_random_in_secret_draws_anew_in_every_verdict(plain: nn.Module) -> None:
+    e = evidence(Drop(plain).eval())
+    first, same, other = (e.verdict(e.x, e.y, name) for name in ("a", "a", "b"))
+    assert torch.equal(first.labels, same.labels) and not torch.equal(first.labels, other.labels)
+
+
+@pytest.mark.parametrize("seed", [np.int64(3), 3])
+def test_a_seed_may_be_numpys(seed: Any, plain: nn.Module) -> None:
+    result = audit_subject(Subject(plain, TEST, (0.1,)), level=FEW, seed=seed, checks={"S1": CHECKS["S1"]})
+    assert json.loads(json.dumps(result.to_json()))["seed"] == 3
+
+
+# few examples
+
+
+def test_fewer_than_a_hundred_examples_have_no_headline(plain: nn.Module) -> None:
+    few, only = TEST.take(torch.arange(99)), {"S1": CHECKS["S1"]}
+    result = audit_subject(Subject(plain, few, (0.1,)), level="quick", checks=only, full=True)
+    assert result.verdict == "NO HEADLINE: N=99, fewer than 100 examples" and result.exit_code == 0 and result.withheld
+    last = str(result).splitlines()[-1]
+    assert (
+        "Robust accuracy withheld" in last and "Worst case" not in last and re.search(r"clean .* \[.*\], N=99$", last)
+    )
+    told = result.to_json()
+    assert told["headlines"] == [] and told["too_little"] == "N=99, fewer than 100 examples"
+    enough = audit_subject(Subject(plain, TEST.take(torch.arange(100)), (0.1,)), level="quick", checks=only)
+    assert enough.verdict == "NO OBJECTION FOUND" and not enough.withheld and enough.to_json()["too_little"] == ""
+
+
+def test_what_failed_is_named_first_and_the_few_examples_too(plain: nn.Module) -> None:
+    subject = Subject(plain, TEST.take(torch.arange(99)), (0.1,), statements=["robust accuracy 92 % under FGSM"])
+    result = audit_subject(subject, level="quick", checks={"G7": CHECKS["G7"]})
+    assert result.verdict == "NOT CREDIBLE: G7 (wording)" and result.exit_code == 4 and result.withheld
+    assert str(result).endswith("N=99, fewer than 100 examples")
+
+
+def test_one_example_is_no_ground_for_a_verdict(plain: nn.Module) -> None:
+    result = audit(plain, (TEST.floats()[:1], TEST.labels[:1]), 0.05, level=FEW)
+    assert result.verdict.startswith("NO HEADLINE: N=1,") and result.to_json()["headlines"] == []
+
+
+def test_examples_of_one_class_only_have_no_headline(plain: nn.Module) -> None:
+    one = TEST.take((TEST.labels == 3).nonzero().squeeze(1).repeat(4)[:120])
+    result = audit_subject(Subject(plain, one, (0.1,)), level="quick", checks={"S1": CHECKS["S1"]})
+    assert result.verdict == "NO HEADLINE: all N=120 examples are of class 3" and result.withheld
+
+
 def test_the_worst_case_never_rises_with_eps(result: Audit) -> None:
     assert result.headlines[0].survived >= result.headlines[1].survived
 
@@ -111,11 +191,19 @@ def test_a_threshold_file_that_lacks_one_is_refused(tmp_path: Path) -> None:
     [
         ({"eps": 0.0}, "radii > 0"),
         ({"eps": 8.0}, "8/255"),
+        ({"eps": "0.1"}, "must be a number"),
+        ({"eps": None}, "must be a number"),
+        ({"seed": -1}, "seed must be a whole number >= 0"),
+        ({"seed": 0.5}, "seed must be a whole number >= 0"),
+        ({"declared_random": True, "full": True}, "leave out full"),
         ({"level": "qick"}, "did you mean 'quick'"),
         ({"data": (TEST.images.float(), TEST.labels)}, "255"),
     ],
 )
-def test_what_cannot_be_audited_is_refused_in_one_line(plain: nn.Module, call: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_audited_is_refused_in_one_line(
+    plain: nn.Module, call: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Evidence, "__init__", lambda *_, **__: pytest.fail("it went on to the attacks"))
     with pytest.raises(ValueError, match=message) as raised:
         audit(plain, **{"data": TEST, "eps": 0.1, **call})
     assert "\n" not in str(raised.value)
@@ -182,7 +270,8 @@ def test_autoattack_may_seed_the_global_generator_and_it_is_put_back(
 
 def test_autoattack_being_stronger_fails(plain: nn.Module) -> None:
     e = evidence(plain)
-    assert CHECKS["S16"](changed(e, autoattack=None)).status == "SKIP"
+    skipped = CHECKS["S16"](changed(e, autoattack=None))
+    assert skipped.status == "SKIP" and 'pip install "pyautoattack>=0.2"' in skipped.evidence
     e.white  # noqa: B018
     assert CHECKS["S16"](changed(e, autoattack=0.0)).status == "FAIL"
     assert CHECKS["S16"](changed(e, autoattack=60.0)).status == "PASS"
@@ -313,6 +402,37 @@ def test_what_cannot_be_loaded_is_refused_in_one_line(target: str, message: str)
     with pytest.raises(InputError, match=message) as raised:
         load_model(target)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "message"),
+    [
+        (
+            "raises",
+            "def net():\n    raise RuntimeError('no weights\\nat all')\n",
+            "raises:net failed: RuntimeError: no weights",
+        ),
+        ("inner", "def net():\n    return len(3)\n", r"inner:net failed: TypeError: object of type 'int' has no len"),
+        ("keys", "def net():\n    return {}['path']\n", "keys:net failed: KeyError: 'path'"),
+        ("silent", "def net():\n    assert False\n", "silent:net failed: AssertionError$"),
+        ("needs", "def net(width):\n    return width\n", "needs:net cannot be called without arguments: .*width"),
+        ("broken", "def net(:\n", "cannot import 'broken': SyntaxError: "),
+        ("stops", "raise RuntimeError('not here')\n", "cannot import 'stops': RuntimeError: not here"),
+    ],
+)
+def test_a_factory_that_fails_is_named_in_one_line(
+    name: str, body: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"factory_{name}.py").write_text(body)
+    with pytest.raises(InputError, match=message.replace(name, f"factory_{name}", 1)) as raised:
+        load_model(f"factory_{name}:net")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_callable_that_does_not_tell_its_arguments_is_called() -> None:
+    with pytest.raises(InputError, match=r"builtins:dict returned a dict; expected a torch.nn.Module"):
+        load_model("builtins:dict")
 
 
 def test_weights_with_code_are_not_run(tmp_path: Path) -> None:

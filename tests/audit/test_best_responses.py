@@ -21,8 +21,8 @@ from sparring.config import Opponent, Recurrent
 from sparring.errors import InputError
 from sparring.evaluation import attacked
 from sparring.experiment import load, load_data
-from sparring.records import BestResponseRecord, OutPaths, SummaryRecord, read
-from sparring.reproduction.audits import AuditPlan, _stamp
+from sparring.records import BestResponseRecord, OutPaths, RunPaths, SummaryRecord, read, read_json, write_json
+from sparring.reproduction.audits import AuditPlan, _stamp, audit_runs
 from sparring.reproduction.responses import ResponsePlan, exploit_runs, over_seeds
 from sparring.session import train_run
 from sparring.targets import co_trained_examples, of_run, run_audit
@@ -74,7 +74,7 @@ def test_what_a_record_says_is_what_the_kept_adversaries_leave(exploited: Path) 
 def test_an_audit_takes_them_instead_of_training_its_own(exploited: Path) -> None:
     subject = of_run(OutPaths(exploited).run("gan_tanh", 0).folder)
     assert sorted((r.kind, r.steps) for r in subject.fresh) == [(k, s) for k in ("x", "xg") for s in (4, 4, 8, 8)]
-    level = replace(SELF, n=60, steps=5, queries=20, noise_draws=5, fresh_steps=10**9)
+    level = replace(SELF, n=100, steps=5, queries=20, noise_draws=5, fresh_steps=10**9)
     found = audit_subject(subject, level=level)
     assert "4,096 examples seen in training, its own adversary 2,112" in found["G1"].evidence
     assert "seeing x" in found["G2"].value and "seeing the gradient" in found["G2"].value
@@ -97,7 +97,7 @@ def test_an_audit_trains_the_seeds_that_its_level_lacks_and_no_seed_twice(
         return respond(*given, seed=seed, **more)
 
     monkeypatch.setattr(opponents, "respond", noted)
-    level = replace(SELF, n=60, steps=5, queries=20, noise_draws=5, fresh=3, fresh_steps=7)
+    level = replace(SELF, n=100, steps=5, queries=20, noise_draws=5, fresh=3, fresh_steps=7)
     found = audit_subject(replace(subject, fresh=one), level=level, full=True, seed=seed)
     assert made == ([0, 2] if seed == 0 else [2, 3])
     assert "3 fresh seeds" in found["G1"].evidence and "896 to 4,096 examples seen" in found["G1"].evidence
@@ -184,6 +184,33 @@ def test_a_call_for_one_kind_keeps_the_records_of_the_others(exploited: Path, tm
     shutil.copytree(exploited / "runs" / "fgsm", tmp_path / "runs" / "fgsm")
     exploit_runs(tmp_path, replace(PLAN, kinds=("xy",), fresh_seeds=1))
     assert {r.kind for r in read(OutPaths(tmp_path).records("responses"), BestResponseRecord)} == {"x", "xg", "xy"}
+
+
+def test_a_run_that_is_not_finished_is_refused_before_anything_is_done(
+    exploited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(exploited / "runs" / "fgsm" / "seed0", tmp_path / "seed0")
+    paths = RunPaths(tmp_path / "seed0")
+    record = read_json(paths.done)
+    monkeypatch.setattr("sparring.reproduction.audits.self_test", lambda: pytest.fail("it went on"))
+    write_json(paths.done, record | {"status": "diverged", "message": "loss is not finite"})
+    with pytest.raises(InputError, match="diverged and has no weights: loss is not finite"):
+        audit_runs(str(paths.folder), AuditPlan())
+    paths.done.unlink()
+    for call in (lambda: audit_runs(str(paths.folder), AuditPlan()), lambda: exploit_runs(paths.folder, PLAN)):
+        with pytest.raises(InputError, match="is not finished; `sparring train` continues it"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"), [({"seed": -1}, "seed must be"), ({"eps": (8.0,)}, "8/255"), ({"level": "x"}, "level")]
+)
+def test_a_wrong_plan_of_an_audit_is_refused_before_the_self_test(
+    wrong: dict[str, Any], said: str, exploited: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparring.reproduction.audits.self_test", lambda: pytest.fail("it went on"))
+    with pytest.raises(InputError, match=said):
+        audit_runs(exploited, replace(AuditPlan(), **wrong))
 
 
 def test_responses_to_other_weights_are_not_taken(exploited: Path, tmp_path: Path) -> None:

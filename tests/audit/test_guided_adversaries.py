@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sparring.adversaries import Adversary, RecurrentAdversary, n_features
-from sparring.attacks import LearnedAttack
+from sparring.attacks import PGD, LearnedAttack, Transferred
 from sparring.auditing import CHECKS, Subject, audit_subject
+from sparring.auditing.everything import over_all
 from sparring.auditing.evidence import Evidence
 from sparring.auditing.selftest import SELF
 from sparring.auditing.thresholds import shipped
@@ -18,7 +19,7 @@ from sparring.models import mlp
 from sparring.threat import ThreatModel
 
 TRAIN, TEST = load("digits")
-FEW = replace(SELF, n=60, steps=20, queries=50, fresh=2, fresh_steps=30, surrogate_steps=20)
+FEW = replace(SELF, n=100, steps=20, queries=50, fresh=2, fresh_steps=30, surrogate_steps=20)
 THREAT = ThreatModel(0.1, TEST.shape)
 
 
@@ -44,6 +45,61 @@ def test_one_that_is_shown_the_gradient_is_no_attack_without_it(kind: str, plain
     assert "its own adversary" not in CHECKS["S6"](e).evidence + CHECKS["S17"](e).value
     least = torch.stack([run.share for run in e.guided]).amin(0)
     assert bool((e.white_worst <= least).all()) and bool((e.standing(0.1) <= least).all())
+
+
+def goes_on(eps: float = 0.3) -> LearnedAttack:
+    """One that starts where an attack on another model ends, and asks for another gradient."""
+    start = Transferred(
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), PGD(ThreatModel(eps, TEST.shape), steps=3, random_start=False)
+    )
+    recurrent = RecurrentAdversary(TEST.shape, rounds=2)
+    return LearnedAttack(recurrent, ThreatModel(eps, TEST.shape), start=start, asks="margin")
+
+
+def test_a_learned_attack_is_aimed_and_otherwise_as_it_was_given(plain: nn.Module) -> None:
+    given = goes_on()
+    e = evidence(plain, adversary=given, learned={"mine": given}, past=[given, given])
+    CHECKS["G4"](e)
+    own, mine, past = (e.runs[name] for name in ("its own adversary", "past adversary 1", "past adversary 2"))
+    (other,) = (run for run in e.guided if run.name == "adversary of mine")
+    assert isinstance(given.start, Transferred)
+    start = replace(given.start, attack=PGD(THREAT, steps=3, random_start=False))
+    aimed = replace(given, threat=THREAT, start=start)
+    for run in (own, mine, past, other):
+        assert run.attack == repr(aimed) and "asks='margin'" in run.attack and "start=Transferred" in run.attack
+        assert torch.allclose(run.x_adv, aimed(plain, e.x, e.y).detach(), atol=1e-6)
+        assert float((run.x_adv - e.x).abs().max()) <= 0.1 + 1e-6
+
+
+def test_fresh_adversaries_that_see_as_much_start_and_ask_as_the_games_own(plain: nn.Module) -> None:
+    e = evidence(plain, adversary=goes_on())
+    assert e.doubling is not None
+    for run in (*e.equals, *e.doubling):
+        assert "asks='margin'" in run.attack and "start=Transferred" in run.attack, run.name
+    assert all("start=" not in run.attack for run in e.fresh)
+
+
+def test_the_mode_of_a_learned_attack_is_kept(plain: nn.Module) -> None:
+    in_training = LearnedAttack(Adversary(mlp(TEST.shape, [8, 64])), THREAT, mode="training")
+    e = evidence(plain, adversary=in_training, learned={"mine": in_training})
+    assert e.own is not None and "mode='training'" in e.own.attack
+    assert "mode='training'" in {run.name: run.attack for run in e.learned}["adversary of mine"]
+
+
+def test_over_the_whole_set_they_attack_as_they_were_given(plain: nn.Module) -> None:
+    asked: list[int] = []
+
+    def start(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        asked.append(len(x))
+        return x
+
+    given = LearnedAttack(RecurrentAdversary(TEST.shape, rounds=1), THREAT, start=start)
+    few = replace(FEW, fresh=0, fresh_steps=1)
+    e = Evidence(Subject(plain, TEST, (0.1,), adversary=given, learned={"mine": given}), few, shipped())
+    e.standing(0.1)
+    before = len(asked)
+    over_all(e)
+    assert len(asked) > before
 
 
 def test_g1_trains_adversaries_that_see_as_much_as_the_games_own(plain: nn.Module) -> None:

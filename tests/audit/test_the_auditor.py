@@ -1,5 +1,6 @@
 """The auditor's own rules: what it may not hold against an attack, which words it objects to, and what it counts."""
 
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,13 +19,13 @@ from sparring.auditing.selftest import SELF
 from sparring.auditing.suite import Draws
 from sparring.auditing.thresholds import shipped
 from sparring.auditing.verdict import SelfTest
-from sparring.data import load
+from sparring.data import Data, load
 from sparring.models import mlp
 from sparring.targets import run_audit
 from sparring.threat import ThreatModel
 
 TRAIN, TEST = load("digits")
-FEW = replace(SELF, n=60, steps=20, queries=50, fresh_steps=20, surrogate_steps=20)
+FEW = replace(SELF, n=100, steps=20, queries=50, fresh_steps=20, surrogate_steps=20)
 MISSED = SelfTest({"NaN logits": ("I4",)}, {}, 27, 2)
 CLEAR = SelfTest({}, {}, 27, 2)
 
@@ -122,6 +123,18 @@ def test_predicted_labels_are_found_however_the_model_is_asked(plain: nn.Module)
 
     for attack in (lambda threat: PGD(threat, steps=5, label="predicted"), lambda threat: by_layers):
         assert made("I9", plain, attack=attack).status == "FAIL"
+
+
+def test_training_images_are_known_again_as_bytes_and_as_floats(plain: nn.Module) -> None:
+    floats = Data(TEST.floats().clone(), TEST.labels, 10, "floats")
+    shrunk = Data(TEST.images.double().mul(1 / 255).float(), TEST.labels, 10, "another division")
+    forms = (TEST, floats, shrunk)
+    for test, train in itertools.product(forms, forms):
+        check = made("I9", plain, data=test, train=train)
+        assert check.status == "WARN" and "360 of 360 test images in training" in check.value, (test, train)
+    between = Data((floats.images + 0.3 / 255).clamp(0, 1), TEST.labels, 10, "between the levels")
+    assert made("I9", plain, data=between, train=TEST).status == "PASS"
+    assert "360 of 360" in made("I9", plain, data=between, train=between).value
 
 
 # words

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sparring.adversaries import Adversary, RecurrentAdversary
 from sparring.attacks import PGD, LearnedAttack, fgsm
-from sparring.auditing import CHECKS, Audit, Claimed, Subject, audit, audit_subject
+from sparring.auditing import CHECKS, Audit, Claimed, Fresh, Provenance, Subject, audit, audit_subject
 from sparring.auditing.evidence import Evidence
 from sparring.auditing.given import attack_at, checked
 from sparring.auditing.selftest import SELF
@@ -49,6 +49,24 @@ class Bare:
         return x
 
 
+SEES_X = Adversary(mlp(TEST.shape, [8, 64]))
+FRESH: dict[str, Any] = {"kind": "x", "seed": 0, "adversary": SEES_X, "eps": 0.1, "steps": 4, "examples": 400}
+ROBUST = torch.ones(5, dtype=torch.bool)
+
+
+def returning(found: Any) -> Any:
+    """An attack that returns this of its x."""
+    return lambda model, x, y: found(x)
+
+
+NO_IMAGES: list[tuple[Any, str]] = [
+    (lambda x: None, "returned a NoneType"),
+    (lambda x: x.numpy(), "returned a ndarray"),
+    (lambda x: (x, x), "returned a tuple"),
+    (lambda x: x.long(), r"returned int64 of shape \(2, 1, 8, 8\)"),
+    (lambda x: x[:1], r"returned float32 of shape \(1, 1, 8, 8\)"),
+    (lambda x: x.flatten(1), r"returned float32 of shape \(2, 64\)"),
+]
 SMALL = Data(TRAIN.images[:, :, :4, :4], TRAIN.labels, 10, "small")
 MORE = Data(TRAIN.images, TRAIN.labels + 2, 12, "more")
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -97,6 +115,39 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         r"claimed.robust is bool of shape \(4,\); expected bool of shape \(5,\)",
     ),
     ({"fgsm": 3}, "fgsm is a int; expected a function of the threat model"),
+    ({"train": TRAIN.take(torch.arange(1))}, "train has 1 example; .* two"),
+    ({"sources": [net()]}, "sources is a list; expected a dict"),
+    ({"siblings": (net(),)}, "siblings is a tuple; expected a dict"),
+    ({"learned": [LearnedAttack(SEES_X, THREAT)]}, "learned is a list; expected a dict"),
+    ({"past": LearnedAttack(SEES_X, THREAT)}, "past is a LearnedAttack; expected a list"),
+    ({"fresh": [LearnedAttack(SEES_X, THREAT)]}, r"fresh\[0\] is a LearnedAttack; expected a Fresh"),
+    ({"fresh": Fresh(**FRESH)}, "fresh is a Fresh; expected a list"),
+    ({"fresh": [Fresh(**FRESH | {"kind": "y"})]}, r"fresh\[0\].kind cannot be 'y'"),
+    (
+        {"fresh": [Fresh(**FRESH | {"kind": "xg"})]},
+        r"fresh\[0\] is of kind 'xg', but its Adversary sees x",
+    ),
+    (
+        {"fresh": [Fresh(**FRESH | {"adversary": LearnedAttack(SEES_X, THREAT)})]},
+        r"fresh\[0\].adversary is a LearnedAttack",
+    ),
+    (
+        {"fresh": [Fresh(**FRESH | {"adversary": Adversary(mlp((1, 4, 4), [8, 16]))})]},
+        r"fresh\[0\].adversary takes no inputs",
+    ),
+    ({"history": [(1, 0.5, 0.5)]}, r"history\[0\] is a tuple; expected a Drop"),
+    ({"provenance": {"selection": "test"}}, "provenance is a dict; expected a Provenance"),
+    ({"provenance": Provenance("tset")}, "provenance.selection cannot be 'tset'; did you mean 'test'"),
+    ({"claimed": (torch.rand(5, 1, 8, 8), ROBUST, 0.1)}, "claimed is a tuple; expected a Claimed"),
+    (
+        {"claimed": Claimed(torch.rand(5, 1, 8, 8).numpy(), ROBUST, 0.1)},
+        "claimed.x_adv is a ndarray; expected a tensor",
+    ),  # type: ignore[arg-type]
+    ({"claimed": Claimed(torch.rand(0, 1, 8, 8), ROBUST[:0], 0.1)}, "claimed.x_adv is empty"),
+    ({"claimed": Claimed(torch.rand(5, 1, 8, 8), ROBUST, 8)}, "did you mean 8/255"),
+    *[({"attack": returning(found)}, f"attack {message}") for found, message in NO_IMAGES],
+    *[({"attack": lambda threat, found=found: returning(found)}, f"attack {message}") for found, message in NO_IMAGES],
+    *[({"fgsm": returning(found)}, f"fgsm {message}") for found, message in NO_IMAGES],
 ]
 
 
@@ -145,6 +196,30 @@ def test_a_function_of_model_x_and_y_is_projected(plain: nn.Module) -> None:
     assert result["I5"].status == "PASS"
     assert left == white_box(plain, lambda threat: lambda model, x, y: threat.project(x + 0.5, x))[0]
     assert white_box(plain, lambda threat: shifted)[1]["I5"].status == "FAIL", "one that a function returned is not"
+
+
+def test_images_in_float64_are_taken_in_float32(plain: nn.Module) -> None:
+    left = white_box(plain, shifted)[0]
+    assert left == white_box(plain, lambda model, x, y: x.double() + 0.5)[0]
+    inside = white_box(plain, lambda threat: lambda model, x, y: threat.project(x.double() + 0.5, x.double()))
+    assert left == inside[0] and inside[1]["I5"].status == "PASS"
+    twice = Subject(
+        plain, TEST, (0.1,), attack=lambda threat: lambda model, x, y: threat.project(x.double(), x.double())
+    )
+    assert audit_subject(twice, level=FEW, checks={"I6": CHECKS["I6"]})["I6"].status == "PASS"
+
+
+def particular(model: nn.Module, x: Tensor, y: Tensor) -> Any:
+    """An attack that only models with a layer of this name can be shown to, and that returns no images."""
+    model.get_submodule("linears")
+    return None
+
+
+def test_an_attack_that_cannot_be_tried_before_is_held_to_the_same_when_it_runs(plain: nn.Module) -> None:
+    checked(Subject(plain, TEST, (0.1,), attack=particular))
+    with pytest.raises(InputError, match="returned a NoneType") as raised:
+        white_box(plain, particular)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("eps", [0.02, 0.5])

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from sparring import modes
@@ -18,7 +19,7 @@ from sparring.auditing import checks_recorded as recorded
 from sparring.auditing import checks_statistics as statistics
 from sparring.auditing import checks_strength as strength
 from sparring.auditing.check import TITLES, Check, skip
-from sparring.auditing.everything import over_all
+from sparring.auditing.everything import NOT_RANDOM, over_all
 from sparring.auditing.evidence import Evidence
 from sparring.auditing.given import checked
 from sparring.auditing.levels import Level, level_of
@@ -31,7 +32,8 @@ from sparring.environment import commit
 from sparring.errors import InputError
 from sparring.models import check_single
 from sparring.precision import full_fp32
-from sparring.threat import ThreatModel, check_eps
+from sparring.randomness import check_seed, derive, own_draws
+from sparring.threat import ThreatModel, check_grid
 
 CHECKS: dict[str, Callable[[Evidence], Check]] = {
     **{f"I{k}": getattr(measured, f"i{k}") for k in range(1, 9)},
@@ -43,6 +45,7 @@ CHECKS: dict[str, Callable[[Evidence], Check]] = {
 }
 FIRST = (("I4",), ("I3", "I2", "I8", "I9"), ("I1", "I6"))  # each stage must hold before the next is worth its time
 AGAIN = ("I1", "I4", "I5", "I7", "I10")  # once more, or only now, over every attack that ran
+ENOUGH = 100  # examples for a headline
 
 
 def audit(
@@ -68,14 +71,14 @@ def audit(
     one first. `train`, `adversary` (the co-trained one) and `twin` (the same architecture, trained on clean data) each allow
     more checks; what is missing is listed as skipped. `more` are other fields of `Subject`, among them `attack`, your own white
     box. `strict` counts what warned or was skipped as failed. `store` keeps finished pieces of the worst case. The model is left
-    as it was. Raises InputError before the first attack where the model or what was given beside it does not fit the data.
+    as it was, and so are PyTorch's own generators, which draw the same under one seed. Raises InputError before the first
+    attack where the model or what was given beside it does not fit the data.
     """
     check_single(model, "audit")
-    grid = [eps.eps] if isinstance(eps, ThreatModel) else [eps] if isinstance(eps, int | float) else list(eps)
     subject = Subject(
         model=model,
         data=as_data(data),
-        eps=tuple(grid),  # type: ignore[arg-type]
+        eps=tuple(check_grid(eps.eps if isinstance(eps, ThreatModel) else eps)),
         name=name,
         train=None if train is None else as_data(train),
         adversary=adversary,
@@ -103,19 +106,37 @@ def audit_subject(
     """Audit a subject. `keep_going` makes the attacks although group I failed; `checks` stands in for `CHECKS`.
 
     `full` takes the headline at the claimed eps over all test examples, unless it is withheld. A `self_test` that does not pass
-    withholds it. Raises InputError as `audit` does.
+    withholds it, and so do fewer than 100 examples, or examples of one class only. Raises InputError as `audit` does.
     """
     started = time.perf_counter()
-    subject = checked(replace(subject, eps=_grid(subject.eps)))
-    chosen, known = level_of(level), dict(CHECKS if checks is None else checks)
-    evidence = Evidence(
-        subject,
-        chosen,
-        thresholds or shipped(),
-        seed=seed,
-        store=Path(store) if store is not None else None,
-        notice=notice,
-    )
+    chosen, seed, subject = level_of(level), check_seed(seed), replace(subject, eps=_grid(subject.eps))
+    if full and subject.declared_random:
+        raise InputError(NOT_RANDOM)
+    with own_draws(_device(subject)) as draw_from:
+        draw_from(derive(seed, "audit"))
+        subject = checked(subject)
+        evidence = Evidence(
+            subject,
+            chosen,
+            thresholds or shipped(),
+            seed=seed,
+            store=Path(store) if store is not None else None,
+            notice=notice,
+        )
+        result = _made(evidence, dict(CHECKS if checks is None else checks), keep_going, strict, full, self_test)
+    return replace(result, seconds=time.perf_counter() - started)
+
+
+def _made(
+    evidence: Evidence,
+    known: Mapping[str, Callable[[Evidence], Check]],
+    keep_going: bool,
+    strict: bool,
+    full: bool,
+    self_test: Callable[[], SelfTest] | None,
+) -> Audit:
+    """The audit of a subject that was checked."""
+    subject, chosen = evidence.subject, evidence.level
     with modes.evaluation(subject.model), full_fp32():
         found, attacked = _checked(evidence, known, keep_going)
         headlines = _headlines(evidence) if attacked else ()
@@ -133,9 +154,10 @@ def audit_subject(
         headlines=headlines,
         strict=strict,
         self_test=self_test() if self_test is not None else None,
-        seed=seed,
+        seed=evidence.seed,
         commit=commit(),
         threat=recorded.recorded(evidence) if evidence.runs else {"eps": ", ".join(f"{v:g}" for v in subject.eps)},
+        too_little=_too_little(evidence),
     )
     if full and headlines and not result.withheld:
         with modes.evaluation(subject.model), full_fp32():
@@ -143,9 +165,7 @@ def audit_subject(
         result = replace(result, headlines=tuple(whole if h.eps == whole.eps else h for h in headlines))
     if "G7" in found and found["G7"].status == "PASS":
         found["G7"] = game.g7(evidence, str(result))
-    return replace(
-        result, checks=tuple(found[id] for id in TITLES if id in found), seconds=time.perf_counter() - started
-    )
+    return replace(result, checks=tuple(found[id] for id in TITLES if id in found))
 
 
 def _checked(
@@ -205,8 +225,22 @@ def _table(e: Evidence, *, worst: bool) -> tuple[AttackRow, ...]:
     return tuple(rows)
 
 
-def _grid(eps: Sequence[float]) -> tuple[float, ...]:
-    grid = tuple(dict.fromkeys(check_eps(value) for value in eps))
+def _too_little(e: Evidence) -> str:
+    """In what the audited examples are too few for a headline; empty where they are enough."""
+    if e.n < ENOUGH:
+        return f"N={e.n}, fewer than {ENOUGH} examples"
+    classes = e.y.unique().tolist()
+    return f"all N={e.n} examples are of class {classes[0]}" if len(classes) == 1 else ""
+
+
+def _device(subject: Subject) -> torch.device:
+    """Where the model is; one that is no module is refused later."""
+    parameters = subject.model.parameters() if isinstance(subject.model, nn.Module) else iter(())
+    return next((parameter.device for parameter in parameters), subject.data.images.device)
+
+
+def _grid(eps: Any) -> tuple[float, ...]:
+    grid = tuple(dict.fromkeys(check_grid(eps)))
     if not grid or 0.0 in grid:
-        raise InputError(f"eps must be one or more radii > 0, got {list(eps)}")
+        raise InputError(f"eps must be one or more radii > 0, got {list(grid)}")
     return grid

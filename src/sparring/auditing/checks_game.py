@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparring.attacks import LearnedAttack
+from sparring.attacks.contract import aimed
 from sparring.auditing.check import Check, Status, graded, percent, skip
 from sparring.auditing.evidence import Evidence
 from sparring.auditing.runs import AttackRun, judge
@@ -112,14 +112,15 @@ def g4(e: Evidence) -> Check:
     known = len(e.subject.past_epochs) == len(past)
     names = [f"of epoch {k}" for k in e.subject.past_epochs] if known else [str(i + 1) for i in range(len(past))]
     runs = [
-        e.run(f"past adversary {name}", "learned", LearnedAttack(a.adversary, e.threat()))
-        for name, a in zip(names, past, strict=True)
+        e.run(f"past adversary {name}", "learned", aimed(a, e.threat())) for name, a in zip(names, past, strict=True)
     ]
     worst = min(run.survived for run in runs)
     cycling = e.own.survived - worst > e.images("G4", "cycling")
     rows = [f"{len(runs)} of them, worst: {min(runs, key=lambda run: run.survived).name}"]
     for number, defender in enumerate(e.subject.past_defenders):
-        against = [float(judge(defender, r.x_adv, e.y, draws=1, batch_size=500).share.mean()) for r in runs]
+        against = [
+            float(judge(defender, r.x_adv, e.y, draws=1, batch_size=500, seed=e.seed).share.mean()) for r in runs
+        ]
         rows.append(f"defender {number + 1}: " + " ".join(f"{100 * v:.0f}" for v in against))
     value = f"worst past adversary {percent(worst, e.n)}, current {percent(e.own.survived, e.n)}"
     status: Status = "WARN" if cycling else "PASS"
@@ -138,7 +139,8 @@ def g5(e: Evidence) -> Check:
     found = []
     for name, model in others.items():
         own, noise = (
-            float(judge(model, x, e.y, draws=1, batch_size=500).share.sum()) for x in (e.own.x_adv, e.noise.x_adv)
+            float(judge(model, x, e.y, draws=1, batch_size=500, seed=e.seed).share.sum())
+            for x in (e.own.x_adv, e.noise.x_adv)
         )
         found.append(f"{name} {percent(own, e.n)} (noise {percent(noise, e.n)})")
     return Check("G5", "INFO", "; ".join(found))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,10 @@ from sparring.auditing.check import Check, Status, percent, skip
 from sparring.auditing.evidence import BATCH, Evidence, kind_of_output
 from sparring.auditing.gradients import input_gradient
 from sparring.auditing.probe import Stop, by_the_batch, failing, flags, state_digest
+from sparring.auditing.runs import NotImages, images_of
 from sparring.auditing.verifier import Verified, verify
 from sparring.errors import InputError
-from sparring.randomness import derive
+from sparring.randomness import derive, own_draws
 from sparring.threat import ThreatModel
 
 ALONE = "an example's answer must depend on that example alone"
@@ -157,14 +158,16 @@ def i6(e: Evidence) -> Check:
     zero = ThreatModel(0.0, e.data.shape)
     try:
         attack = e.white_box(zero)
-        x_adv = torch.cat([attack(e.target, x.clone(), y.clone()).detach() for x, y in _batches(e)])
+        x_adv = torch.cat([images_of(attack(e.target, x.clone(), y.clone()), x) for x, y in _batches(e)])
+    except NotImages:
+        raise
     except InputError as error:
         return skip("I6", f"the attack refuses eps 0: {error}")
     answers = []
-    for images in (e.x, x_adv):
-        with torch.random.fork_rng(devices=[]) if e.subject.declared_random else nullcontext():
+    with own_draws(e.device) as draw_from:
+        for images in (e.x, x_adv):
             if e.subject.declared_random:
-                torch.manual_seed(derive(e.seed, "audit.zero"))
+                draw_from(derive(e.seed, "audit.zero"))
             answers.append(_logits(e.model, images, BATCH).argmax(-1))
     different = int((answers[0] != answers[1]).sum())
     advice = "" if different == 0 else "the model is random, or the attack moves what it may not"
@@ -186,7 +189,7 @@ def i7(e: Evidence) -> Check:
     ):  # the first hit is near the boundary
         last: Attack = dataclasses.replace(attack, keep="last", restarts=1)
         images.append(e.run(f"{e.white.name}, last iterate", "cross-entropy", last, eps=eps, again=True).x_adv)
-    shares = [e.verdict(_rounded(x_adv, e.x, eps), e.y).share for x_adv in images]
+    shares = [e.verdict(_rounded(x_adv, e.x, eps), e.y, f"rounded {k}").share for k, x_adv in enumerate(images)]
     after = float(torch.stack([e.clean.share, *shares]).amin(0).sum())
     limit = e.images("I7", "warn")
     status: Status = "WARN" if after - before.survived > limit else "INFO"

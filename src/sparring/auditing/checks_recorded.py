@@ -10,10 +10,13 @@ from sparring import modes
 from sparring.attacks import Attack
 from sparring.auditing.check import Check, Status
 from sparring.auditing.evidence import Evidence
+from sparring.auditing.given import linear_model
 from sparring.auditing.runs import AttackRun
 from sparring.data import Data
+from sparring.randomness import own_draws
 from sparring.threat import ThreatModel
 
+GREY = 1e-4  # of a grey level: so near to it, a float pixel is that of an 8-bit image
 BLACK, UNTRIED = "black-box", "use of labels could not be tried"
 
 
@@ -94,17 +97,15 @@ def ignores_labels(attack: Callable[[ThreatModel], Attack], data: Data) -> tuple
     threat = ThreatModel(0.05, data.shape)
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(32, *data.shape, generator=generator).to(data.images.device)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), data.n_classes)).to(x.device)
+    model = linear_model(x, data.n_classes, generator)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator))
         answers = model(x).argmax(-1)
     found, asked = list[Tensor](), list[nn.Module]()
     for module in model.modules():
         module.register_forward_pre_hook(lambda module, _: asked.append(module))
     for labels in (answers, answers, (answers + 1) % data.n_classes):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with own_draws(x.device) as draw_from:
+            draw_from(0)
             try:
                 found.append(_run_once(attack(threat), model, x, labels))
             except Exception as problem:  # anyone's attack may ask anything of a model
@@ -129,6 +130,19 @@ def _line(problem: Exception) -> str:
 
 
 def _hashes(data: Data, *, unique: bool = True) -> "set[bytes] | list[bytes]":
-    rows = data.images.cpu().flatten(1).contiguous().numpy()
-    found = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
+    found = [
+        hashlib.blake2b(row.numpy().tobytes(), digest_size=16).digest()
+        for part in data.images.cpu().flatten(1).split(1000)
+        for row in _common(part)
+    ]
     return set(found) if unique else found
+
+
+def _common(images: Tensor) -> list[Tensor]:
+    """Images (M, D) in a form that is the same for uint8 and floats: 8-bit levels where all pixels lie on them, else floats."""
+    if images.dtype == torch.uint8:
+        return list(images)
+    levels = images * 255
+    nearest = levels.round()
+    eight_bit = ((levels - nearest).abs() <= GREY).all(1).tolist()
+    return [nearest[k].to(torch.uint8) if is_so else images[k] for k, is_so in enumerate(eight_bit)]

@@ -180,7 +180,7 @@ def s16(e: Evidence) -> Check:
     """AutoAttack, where it is installed, is no stronger than the worst case here."""
     left = e.autoattack
     if left is None:
-        return skip("S16", 'AutoAttack not installed: pip install "sparring[autoattack]"')
+        return skip("S16", 'AutoAttack not installed: pip install "pyautoattack>=0.2"')
     ours, slack = float(e.standing(e.eps).sum()), e.images("S16", "slack")
     bad = ours > left + slack
     value = f"ours {percent(ours, e.n)}, AutoAttack {percent(left, e.n)}"

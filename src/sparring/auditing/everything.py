@@ -3,12 +3,15 @@
 import torch
 
 from sparring.attacks import Attack, LearnedAttack, fgsm
+from sparring.attacks.contract import aimed
 from sparring.auditing import suite
 from sparring.auditing.evidence import BATCH, Evidence
 from sparring.auditing.verdict import Headline
 from sparring.errors import InputError
 from sparring.evaluation.worst_case import worst_case
 from sparring.threat import ThreatModel
+
+NOT_RANDOM = "the headline over the whole test set is for models that repeat; leave out full"
 
 
 def over_all(e: Evidence) -> Headline:
@@ -19,17 +22,23 @@ def over_all(e: Evidence) -> Headline:
     does not average.
     """
     if e.subject.declared_random:
-        raise InputError("the headline over the whole test set is for models that repeat; leave out full")
+        raise InputError(NOT_RANDOM)
     e.notice(f"worst case over all {len(e.subject.data)} examples")
 
     def attacks(threat: ThreatModel) -> list[tuple[str, Attack]]:
-        learned = [(f"adversary of {k}", LearnedAttack(a.adversary, threat)) for k, a in e.subject.learned.items()]
-        fresh = [(f"fresh adversary {i + 1}", LearnedAttack(r.adversary, threat)) for i, r in enumerate(e.responses)]
+        learned: list[tuple[str, Attack]] = [
+            (f"adversary of {k}", aimed(a, threat)) for k, a in e.subject.learned.items()
+        ]
+        fresh: list[tuple[str, Attack]] = [
+            (f"fresh adversary {i + 1}", LearnedAttack(r.adversary, threat)) for i, r in enumerate(e.responses)
+        ]
         fresh += [(run.name, LearnedAttack(a, threat)) for run, a in e.informed_adversaries]
         told = zip(e.equals, e.equal_responses, strict=True)
-        fresh += [(run.name, LearnedAttack(r.adversary, threat)) for run, r in told]
+        fresh += [(run.name, e.as_own(r.adversary, threat)) for run, r in told]
         gradient = suite.headline(e.level, e.data.n_classes, claimed=-1.0)(threat)
-        own = [] if e.network is None else [("its own adversary", LearnedAttack(e.network, threat))]
+        own: list[tuple[str, Attack]] = (
+            [] if e.network is None else [("its own adversary", e.as_own(e.network, threat))]
+        )
         return [("FGSM", fgsm(threat)), *own, *fresh, *learned, *gradient]
 
     data = e.subject.data.to(e.device)

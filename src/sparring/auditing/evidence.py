@@ -19,6 +19,7 @@ from sparring.auditing.ground import BATCH, chosen, kind_of_output
 from sparring.auditing.opponents import Opponents
 from sparring.auditing.runs import AttackRun, execute, judge
 from sparring.evaluation.worst_case import WorstCases, worst_case
+from sparring.randomness import own_draws
 from sparring.threat import ThreatModel
 
 RETRIES = 6  # of the white box, on images that another attack broke
@@ -194,8 +195,8 @@ class Evidence(Opponents):
             self.x,
             self.y,
             target=twin,
-            verdict=lambda x, y: judge(twin, x, y, draws=1, batch_size=BATCH),
-            clean=judge(twin, self.x, self.y, draws=1, batch_size=BATCH).share,
+            verdict=lambda x, y: judge(twin, x, y, draws=1, batch_size=BATCH, seed=self.seed),
+            clean=judge(twin, self.x, self.y, draws=1, batch_size=BATCH, seed=self.seed).share,
             seed=self.seed,
         )
         return run.survived
@@ -207,12 +208,11 @@ class Evidence(Opponents):
             autoattack: Any = importlib.import_module("pyautoattack")
         except ImportError:
             return None
-        drawn = [self.device] if self.device.type == "cuda" else []
-        with modes.frozen(self.target), torch.random.fork_rng(devices=drawn):  # it seeds the global generators
+        with modes.frozen(self.target), own_draws(self.device):  # it seeds the global generators
             judge_of = autoattack.AutoAttack(self.target, eps=self.eps, seed=self.seed, device=self.device)
             x_adv = judge_of.run_standard_evaluation(self.x, self.y, batch_size=BATCH)
         x_adv = (x_adv[0] if isinstance(x_adv, tuple) else x_adv).to(self.x)
-        return float(torch.minimum(self.verdict(x_adv, self.y).share, self.clean.share).sum())
+        return float(torch.minimum(self.verdict(x_adv, self.y, "AutoAttack").share, self.clean.share).sum())
 
     @cached_property
     def worst(self) -> WorstCases:
@@ -233,7 +233,8 @@ class Evidence(Opponents):
         worst = self.worst
         left = worst.robust[worst.eps.index(eps)].float()
         if self.subject.declared_random:
-            left = self.verdict(worst.x_adv[worst.eps.index(eps)].to(self.device), self.y).share
+            images = worst.x_adv[worst.eps.index(eps)].to(self.device)
+            left = self.verdict(images, self.y, f"worst case at {eps:g}").share
         left = torch.minimum(left, self.clean.share)
         for run in [*self.guided, *self.runs.values()]:
             if run.eps <= eps + 1e-9:

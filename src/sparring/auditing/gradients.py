@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sparring import modes
 from sparring.losses import LOSSES
+from sparring.randomness import own_draws
 from sparring.threat import ThreatModel
 
 STEPS = (1e-4, 1e-3, 1e-2)  # h of the differences
@@ -54,7 +55,7 @@ def differences(model: nn.Module, x: Tensor, y: Tensor, *, directions: int = 8, 
     jitter = torch.empty(x.shape).uniform_(-JITTER, JITTER, generator=generator).to(x)
     x = (x + jitter).double()  # flat regions of an image are ties of max pooling, where no derivative exists
     signs = torch.empty(directions, *x.shape).uniform_(-1, 1, generator=generator).sign().to(x)
-    with _repeatable(seed):
+    with _repeatable(seed, x.device):
         grad = input_gradient(twin, x, y, "margin")
     said = (grad * signs).flatten(2).sum(-1)  # (R, P)
     vanishing, moves = bool((said == 0).all()), False
@@ -85,16 +86,16 @@ def linearity(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed:
 
 def _slope(model: nn.Module, x: Tensor, y: Tensor, direction: Tensor, h: float, seed: int) -> Tensor:
     with torch.no_grad(), modes.evaluation(model):
-        with _repeatable(seed):
+        with _repeatable(seed, x.device):
             above = LOSSES["margin"](model(x + h * direction), y)
-        with _repeatable(seed):
+        with _repeatable(seed, x.device):
             below = LOSSES["margin"](model(x - h * direction), y)
     return (above - below) / (2 * h)
 
 
 @contextmanager
-def _repeatable(seed: int) -> Iterator[None]:
+def _repeatable(seed: int, device: torch.device) -> Iterator[None]:
     """The same draws for a random model, each time."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with own_draws(device) as draw_from:
+        draw_from(seed)
         yield

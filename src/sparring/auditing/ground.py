@@ -5,7 +5,7 @@ Letters: N audited examples, C classes.
 
 import hashlib
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from sparring.auditing.subject import Subject
 from sparring.auditing.thresholds import Thresholds, images
 from sparring.auditing.wrappers import Averaged, attached
 from sparring.data import Data, stratified
+from sparring.randomness import derive
 from sparring.threat import ThreatModel
 
 BATCH = 500
@@ -68,14 +69,15 @@ class Ground:
         """So many images in percentage points."""
         return 100 * count / self.n
 
-    def verdict(self, x: Tensor, y: Tensor) -> Verdict:
-        """The model's answers, over draws where it is random."""
-        return judge(self.model, x, y, draws=self.draws, batch_size=BATCH)
+    def verdict(self, x: Tensor, y: Tensor, name: str) -> Verdict:
+        """The model's answers, over draws where it is random: under one seed the same for the same name."""
+        seed = derive(self.seed, f"audit.{name}")
+        return judge(self.model, x, y, draws=self.draws, batch_size=BATCH, seed=seed)
 
     @cached_property
     def clean(self) -> Verdict:
         """On the clean images."""
-        return self.verdict(self.x, self.y)
+        return self.verdict(self.x, self.y, "clean")
 
     @cached_property
     def logits(self) -> Tensor:
@@ -127,7 +129,7 @@ class Ground:
                 self.x,
                 self.y,
                 target=self.target,
-                verdict=self.verdict,
+                verdict=partial(self.verdict, name=name),
                 clean=self.clean.share,
                 only=only,
                 seed=self.seed,

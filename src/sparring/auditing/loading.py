@@ -1,6 +1,7 @@
 """Models from where users keep them: a Python path, a weights file with a factory, an exported program."""
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from sparring.errors import InputError, line_of
 WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 
-def load_model(target: str, factory: str | None = None) -> nn.Module:
+def load_model(target: str | Path, factory: str | None = None) -> nn.Module:
     """A classifier in evaluation mode, from `module:callable`, a weights file with a `factory`, or an exported `.pt2`.
 
     Weight files are read without running code of theirs. Raises InputError, in one line, for anything that cannot be read.
@@ -28,10 +29,10 @@ def load_model(target: str, factory: str | None = None) -> nn.Module:
         if factory is None:
             raise InputError(f"{target} holds weights only; name what builds the network: --factory module:callable")
         return with_weights(made(factory), path)
-    if ":" in target:
-        return made(target)
+    if ":" in str(target):
+        return made(str(target))
     expected = "module:callable, a .safetensors or state_dict file with --factory, a .pt2 file, or a run's folder"
-    raise InputError(f"cannot audit {target!r}; expected {expected}")
+    raise InputError(f"cannot audit {str(target)!r}; expected {expected}")
 
 
 def made(path: str) -> nn.Module:
@@ -50,8 +51,9 @@ def made(path: str) -> nn.Module:
     return model.eval()
 
 
-def with_weights(model: nn.Module, path: Path) -> nn.Module:
+def with_weights(model: nn.Module, path: str | Path) -> nn.Module:
     """The model with the file's weights; names and shapes must be its own."""
+    path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     try:
@@ -92,8 +94,9 @@ class Exported(nn.Module):
         return torch.cat([self.run(part) for part in parts])[: len(x)]
 
 
-def exported(path: Path) -> nn.Module:
+def exported(path: str | Path) -> nn.Module:
     """An exported program; one made for a fixed batch size is given batches of that size."""
+    path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     try:
@@ -114,8 +117,8 @@ def _imported(name: str) -> Any:
         sys.path.insert(0, here)
     try:
         return importlib.import_module(name)
-    except ImportError as error:
-        raise InputError(f"cannot import {name!r}: {line_of(error)}") from None
+    except Exception as error:  # a module may raise anything
+        raise InputError(f"cannot import {name!r}: {_said(error)}") from None
     finally:
         if added:
             sys.path.remove(here)
@@ -125,6 +128,18 @@ def _called(function: Callable[[], Any], path: str) -> Any:
     if not callable(function):
         raise InputError(f"{path} is a {type(function).__name__}; expected a function that returns a torch.nn.Module")
     try:
-        return function()
+        inspect.signature(function).bind()
     except TypeError as error:
         raise InputError(f"{path} cannot be called without arguments: {line_of(error)}") from None
+    except ValueError:  # what is built in may not tell its arguments
+        pass
+    try:
+        return function()
+    except Exception as error:  # it raises whatever its parts raise
+        raise InputError(f"{path} failed: {_said(error)}") from None
+
+
+def _said(error: Exception) -> str:
+    """An error of somebody else's code, its kind too: the words of some say little without."""
+    kind = type(error).__name__
+    return kind if line_of(error) == kind else f"{kind}: {line_of(error)}"

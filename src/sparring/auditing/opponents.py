@@ -2,18 +2,21 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 
 from torch import nn
 
 from sparring.adversaries import AnyAdversary, RecurrentAdversary
-from sparring.attacks import LearnedAttack
+from sparring.attacks import Attack, LearnedAttack
+from sparring.attacks.contract import aimed
 from sparring.auditing.ground import Ground
 from sparring.auditing.responses import Response, longer, respond, surrogate
 from sparring.auditing.runs import AttackRun
 from sparring.auditing.subject import Fresh
 from sparring.evaluation.responses import KINDS
+from sparring.threat import ThreatModel
 
 
 class Opponents(Ground):
@@ -76,7 +79,7 @@ class Opponents(Ground):
     def equals(self) -> list[AttackRun]:
         """These as attacks, raw."""
         return [
-            self.run(f"fresh adversary {i + 1}, seeing as much", "learned", LearnedAttack(r.adversary, self.threat()))
+            self.run(f"fresh adversary {i + 1}, seeing as much", "learned", self.as_own(r.adversary))
             for i, r in enumerate(self.equal_responses)
         ]
 
@@ -132,15 +135,17 @@ class Opponents(Ground):
         One that sees what the co-trained adversary sees, since by these a game is judged. The first seed at hand in both lengths,
         else the first that was trained here.
         """
+        attack: Callable[[AnyAdversary], Attack]
         if self.equal_responses:
-            kind, responses, runs = self.equal_kind, self.equal_responses, self.equals
+            kind, responses, runs, attack = self.equal_kind, self.equal_responses, self.equals, self.as_own
         else:
             kind, responses, runs = "x", self.responses, self.fresh
+            attack = partial(LearnedAttack, threat=self.threat())
         given = longest(self.at_hand, kind)
         for whole, run in zip(given, runs, strict=False):
             for r in self.at_hand:
                 if (r.kind, r.seed, 2 * r.steps) == (kind, whole.seed, whole.steps):
-                    half = LearnedAttack(r.adversary.to(self.device), self.threat())
+                    half = attack(r.adversary.to(self.device))
                     return self.run(f"{run.name}, half as long", "learned", half, again=True), run
         first = len(given)
         if self.training_data is None or len(responses) == first:
@@ -154,8 +159,7 @@ class Opponents(Ground):
             seed=self.seed,
             seconds=self.level.fresh_seconds,
         )
-        attack = LearnedAttack(more.adversary, self.threat())
-        return runs[first], self.run(f"{runs[first].name}, twice as long", "learned", attack)
+        return runs[first], self.run(f"{runs[first].name}, twice as long", "learned", attack(more.adversary))
 
     @property
     def network(self) -> AnyAdversary | None:
@@ -168,7 +172,14 @@ class Opponents(Ground):
         """The co-trained adversary as an attack: the in-game number, never a robust one."""
         if self.network is None:
             return None
-        return self.run("its own adversary", "in-game", LearnedAttack(self.network, self.threat()))
+        return self.run("its own adversary", "in-game", self.as_own(self.network))
+
+    def as_own(self, adversary: AnyAdversary, threat: ThreatModel | None = None) -> Attack:
+        """The attack that was given as the co-trained one, with this adversary: its start, what it asks, its mode."""
+        given, threat = self.subject.adversary, threat or self.threat()
+        if isinstance(given, LearnedAttack):
+            return aimed(replace(given, adversary=adversary), threat)
+        return LearnedAttack(adversary, threat)
 
     @cached_property
     def learned(self) -> list[AttackRun]:
@@ -184,7 +195,7 @@ class Opponents(Ground):
     def _others(self, *, guided: bool) -> list[AttackRun]:
         """Adversaries of other runs, and the co-trained one, that are shown the model's gradient or are not."""
         found = [
-            self.run(f"adversary of {name}", "learned", LearnedAttack(attack.adversary, self.threat()))
+            self.run(f"adversary of {name}", "learned", aimed(attack, self.threat()))
             for name, attack in self.subject.learned.items()
             if ("gradient" in attack.adversary.sees) == guided
         ]

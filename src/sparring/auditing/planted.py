@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sparring import modes
 from sparring.attacks import Attack
+from sparring.auditing.runs import images_of
 from sparring.precision import widened
 from sparring.threat import ThreatModel
 
@@ -115,7 +116,7 @@ def _points(x: Tensor, threat: ThreatModel, n: int, generator: torch.Generator) 
 def _finds(attack: Attack, model: nn.Module, x: Tensor, tries: int) -> Tensor:
     found = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for _ in range(tries):
-        x_adv = attack(model, x.clone(), torch.zeros(len(x), dtype=torch.long, device=x.device)).detach()
+        x_adv = images_of(attack(model, x.clone(), torch.zeros(len(x), dtype=torch.long, device=x.device)), x)
         with torch.no_grad():
             found = model(x_adv).argmax(-1) == 1
         if bool(found.all()):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,14 @@ from torch import Tensor, nn
 from sparring import modes
 from sparring.attacks import Attack
 from sparring.auditing.probe import Path, watching
+from sparring.errors import InputError
 from sparring.evaluation.pieces import streams
-from sparring.randomness import derive
+from sparring.randomness import derive, own_draws
 from sparring.threat import ThreatModel
+
+
+class NotImages(InputError):
+    """What an attack returned is nothing that can be judged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +64,24 @@ class AttackRun:
         return float(self.share.sum())
 
 
-def judge(model: nn.Module, x: Tensor, y: Tensor, *, draws: int, batch_size: int) -> Verdict:
-    """Ask the model about images x for true labels y, in evaluation mode."""
+def images_of(found: Any, x: Tensor, name: str = "the attack") -> Tensor:
+    """What an attack returned for x, detached, of x's type and on its device; raises NotImages where it is no float images."""
+    if not isinstance(found, Tensor):
+        got = f"a {type(found).__name__}"
+    elif found.shape != x.shape or not found.is_floating_point():
+        got = f"{found.dtype} of shape {tuple(found.shape)}".removeprefix("torch.")
+    else:
+        return found.detach().to(x)
+    raise NotImages(f"{name} returned {got} for inputs {tuple(x.shape)}; expected a float tensor of their shape")
+
+
+def judge(model: nn.Module, x: Tensor, y: Tensor, *, draws: int, batch_size: int, seed: int = 0) -> Verdict:
+    """Ask the model about images x for true labels y, in evaluation mode; a random one draws the same under one seed."""
     share, invalid = torch.zeros(len(y)), torch.zeros(len(y), dtype=torch.bool)
     labels = torch.zeros(len(y), dtype=torch.int64)
-    with torch.no_grad(), modes.evaluation(model):
-        for start in range(0, len(y), batch_size):
+    with torch.no_grad(), modes.evaluation(model), own_draws(x.device) as draw_from:
+        for number, start in enumerate(range(0, len(y), batch_size)):
+            draw_from(derive(seed, "audit.verdict", number))
             part = slice(start, start + batch_size)
             for _ in range(draws):
                 out = model(x[part])
@@ -101,16 +119,16 @@ def execute(
     draws = streams(attack)
     started = time.perf_counter()
     rows = attacked.nonzero().squeeze(1)
-    with watching(target) as seen, modes.frozen(target), torch.random.fork_rng(devices=[]):
+    with watching(target) as seen, modes.frozen(target), own_draws(x.device) as draw_from:
         for number, index in enumerate(rows.split(batch_size) if len(rows) else ()):
-            torch.manual_seed(derive(seed, f"audit.{name}", number))  # for attacks that draw from the global generator
+            draw_from(derive(seed, f"audit.{name}", number))  # for attacks that draw from the global generator
             for stream in draws:
                 stream.seek(derive(seed, f"audit.{name}"), number)
             batch_x, batch_y = x[index.to(x.device)], y[index.to(y.device)]
             path = Path(batch_x, batch_y, threat)
             with path.recording(target) if record else nullcontext():
-                found = attack(target, batch_x.clone(), batch_y.clone()).detach()
-            x_adv[index.to(x.device)] = found.to(x_adv)
+                found = attack(target, batch_x.clone(), batch_y.clone())
+            x_adv[index.to(x.device)] = images_of(found, batch_x, name)
             on_path[index] = path.broken.cpu()
             paths.append(path)
     seconds = time.perf_counter() - started

@@ -89,6 +89,7 @@ class Audit:
     seed: int = 0
     commit: str = ""
     threat: dict[str, Any] = field(default_factory=dict)
+    too_little: str = ""  # in what the data are too few for a headline; empty where they are enough
 
     def __getitem__(self, id: str) -> Check:
         """A check by its name, such as "S6"; raises KeyError for one that does not exist."""
@@ -107,8 +108,9 @@ class Audit:
 
     @property
     def withheld(self) -> bool:
-        """Whether the headline may not be shown: a failure in group I or II, of T4, or of the auditor's own test."""
-        return self.distrusted or any(check.group in ("I", "II") or check.id == "T4" for check in self.failed)
+        """Whether the headline may not be shown: too little data, or a failure in group I or II, of T4 or of the self-test."""
+        failed = any(check.group in ("I", "II") or check.id == "T4" for check in self.failed)
+        return self.distrusted or failed or bool(self.too_little)
 
     @property
     def shown(self) -> tuple[AttackRow, ...]:
@@ -117,17 +119,17 @@ class Audit:
 
     @property
     def verdict(self) -> str:
-        """NO OBJECTION FOUND, or NOT CREDIBLE and why. Never "robust": checks can refute, none can prove."""
-        if self.withheld:
-            names = [check.id for check in self.failed if check.group in ("I", "II") or check.id == "T4"]
-            if self.distrusted:
-                return f"NOT CREDIBLE: {', '.join(['self-test', *names])} (the auditor failed its own test)"
+        """NO OBJECTION FOUND, NO HEADLINE or NOT CREDIBLE and why. Never "robust": checks can refute, none can prove."""
+        names = [check.id for check in self.failed if check.group in ("I", "II") or check.id == "T4"]
+        if self.distrusted:
+            return f"NOT CREDIBLE: {', '.join(['self-test', *names])} (the auditor failed its own test)"
+        if names:
             return f"NOT CREDIBLE: {', '.join(names)} ({self[names[0]].title})"
         if any(check.id == "G1" for check in self.failed):
             return f"NOT CREDIBLE {GAME_WORDS}"
         if self.failed:
             return f"NOT CREDIBLE: {', '.join(check.id for check in self.failed)} ({self.failed[0].title})"
-        return NO_OBJECTION
+        return f"NO HEADLINE: {self.too_little}" if self.too_little else NO_OBJECTION
 
     @property
     def exit_code(self) -> int:
@@ -140,6 +142,7 @@ class Audit:
             "verdict": self.verdict,
             "exit_code": self.exit_code,
             "withheld": self.withheld,
+            "too_little": self.too_little,
             "subject": self.subject,
             "data": self.data,
             "n": self.n,
@@ -213,6 +216,10 @@ class Audit:
 
     def _quotable(self) -> Sequence[str]:
         clean = f"clean {100 * self.clean:.1f} %"
+        if self.too_little:
+            found = wilson(round(self.clean * self.n), self.n)
+            clean += f" [{100 * found.low:.1f}, {100 * found.high:.1f}], N={self.n}"
+            clean += "" if self.verdict.endswith(self.too_little) else f"; {self.too_little}"
         if self.withheld or not self.headlines:
             return [f"VERDICT  {self.verdict}.  Robust accuracy withheld, {clean}"]
         told = [

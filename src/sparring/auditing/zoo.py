@@ -79,7 +79,7 @@ class Readout(nn.Module):
         self.register_buffer("weight", torch.randn(x.shape[1], width, generator=generator) / x.shape[1] ** 0.5)
         self.register_buffer("mean", x.mean(0))
         self.activation = activation
-        self.last = nn.Linear(width, train.n_classes)
+        self.last = nn.utils.skip_init(nn.Linear, width, train.n_classes)  # draws nothing; filled below
         features = self._features(x).double()
         wanted = F.one_hot(train.labels, train.n_classes).double()
         bias = torch.cat([features, torch.ones(len(x), 1, dtype=torch.float64)], 1)

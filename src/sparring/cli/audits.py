@@ -101,7 +101,7 @@ def _model(options: Audit) -> int:
     if options.json:
         terminal.result(found.to_json())
     else:
-        print(found)
-        print()
         print(found.table())
+        print()
+        print(found)
     return found.exit_code

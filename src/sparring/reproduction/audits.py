@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from sparring.auditing.verdict import SelfTest
 from sparring.claims.summary import Key, Value, averaged
 from sparring.evaluation.memory import kept_epochs, read_watch
 from sparring.process import on_one_thread
+from sparring.randomness import check_seed
 from sparring.records import (
     AuditRecord,
     CheckRecord,
@@ -32,6 +33,7 @@ from sparring.records import (
 from sparring.reproduction.finished import each, finished
 from sparring.reproduction.workers import duration
 from sparring.targets import best_response_stamps, has_past, neighbours, payoffs_of_run, run_audit
+from sparring.threat import check_grid
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class AuditPlan:
 
 
 def audit_runs(
-    folder: Path,
+    folder: str | Path,
     plan: AuditPlan,
     *,
     workers: int = 1,
@@ -56,12 +58,13 @@ def audit_runs(
     """Audit the run in `folder`, or every run of an output folder, `workers` at a time; what is audited already is kept.
 
     Writes audit.json beside each run's weights and, for an output folder, audits.jsonl in it; of games that kept a history
-    also payoffs.jsonl, their past players against each other. Raises InputError where there is no finished run, Interrupted
-    after a signal: finished attacks and audits are kept, and the same call goes on.
+    also payoffs.jsonl, their past players against each other. Raises InputError where there is no finished run and for a plan
+    that cannot be, Interrupted after a signal: finished attacks and audits are kept, and the same call goes on.
     """
+    folder, plan = Path(folder), replace(plan, seed=check_seed(plan.seed), eps=tuple(check_grid(plan.eps)))
     found = finished(folder)
     left = sorted((run for run in found if not _audited(run, plan)), key=lambda run: run.name)  # a seed after the other
-    tested = self_test() if left and level_of(plan.level).self_test else None
+    tested = self_test() if level_of(plan.level).self_test and left else None
     one = partial(_one, plan=plan, tested=tested)
     if RunPaths(folder).config.is_file():  # the steps of a single audit are told; those of many would mix
         one = partial(one, notice=notice)

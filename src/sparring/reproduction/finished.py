@@ -18,10 +18,11 @@ Item = TypeVar("Item")  # a run, or several at once
 Made = TypeVar("Made")
 
 
-def finished(folder: Path) -> list[Path]:
-    """The folders of the finished runs of `folder`, which is one itself or an output folder."""
+def finished(folder: str | Path) -> list[Path]:
+    """The folders of the finished runs of `folder`, which is one itself or an output folder; InputError where there are none."""
+    folder = Path(folder)
     if RunPaths(folder).config.is_file():
-        return [folder]
+        return [_finished(folder)]
     runs = [
         run
         for recipe in _recipes(folder)
@@ -66,6 +67,16 @@ def _alone() -> None:
     """A worker leaves signals to its parent and keeps to one core."""
     ignore()
     on_one_thread()
+
+
+def _finished(run: Path) -> Path:
+    """The run's folder; raises InputError, as `experiment.load` does, where the run has not come to its end."""
+    done = RunPaths(run).done
+    if not done.is_file():
+        raise InputError(f"the run in {run} is not finished; `sparring train` continues it")
+    if (record := read_json(done))["status"] != "done":
+        raise InputError(f"the run in {run} diverged and has no weights: {record['message']}")
+    return run
 
 
 def _recipes(folder: Path) -> list[str]:
