@@ -53,11 +53,15 @@ def tried(model: nn.Module, x: Tensor, least: int, name: str = "the model") -> i
 
 def check_differentiable(model: nn.Module, x: Tensor, name: str = "the model") -> None:
     """Raises InputError where the logits of a model that `tried` accepts, on a few inputs x, do not differentiate."""
-    with torch.enable_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), _as_it_was(model):
-        if not model(x.clone()).requires_grad:
-            raise InputError(
-                f"{name} returns logits without a gradient, detached or made under no_grad; training needs it"
-            )
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), _as_it_was(model):
+        with torch.enable_grad():
+            differentiable = model(x.clone()).requires_grad
+        with torch.no_grad():
+            model(
+                x.clone()
+            )  # weights that a hook makes of others, as in pruning, keep no graph then, and can be copied
+    if not differentiable:
+        raise InputError(f"{name} returns logits without a gradient, detached or made under no_grad; training needs it")
 
 
 def _written_to(shown: Tensor, x: Tensor) -> bool:
