@@ -35,10 +35,10 @@ class LearnedAttack:
     model's gradient: then one pass forwards and backwards.
     `mode` "training" leaves A's batch norm in training mode (its statistics are put back): part of the *paper* protocol.
 
-    A recurrent adversary goes on from where the attack `start` ends, if there is one, instead of from its first point. With an
-    attack on models of one's own that asks the model for no gradient (`Transferred`, `Rehearsal`), or for one
-    (`FittedRehearsal`). `asks` names the loss whose gradient it is shown: that of "margin" is of the nearest wrong class alone,
-    which serves where the start has chosen one. Raises InputError for another name, or another mode.
+    A recurrent adversary goes on from where the attack `start` ends, if there is one, instead of from its first point. Such a
+    start may be an attack on models of one's own, which asks the attacked model for no gradient (`Transferred`, `Rehearsal`) or
+    for one (`FittedRehearsal`). `asks` names the loss whose gradient it is shown: that of "margin" is of the nearest wrong class
+    alone, which serves where the start has chosen one. Raises InputError for another name, or another mode.
     """
 
     adversary: AnyAdversary

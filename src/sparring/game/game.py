@@ -1,21 +1,21 @@
 """Game: the short way in. Your classifier against an adversary that learns beside it; several seeds of it at once."""
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
-from itertools import chain, product
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sparring import modes
-from sparring.adversaries import BOUNDS, ROUNDS, Adversary, AnyAdversary, RecurrentAdversary, stack_any
+from sparring.adversaries import ROUNDS, Adversary, AnyAdversary, RecurrentAdversary, stack_any
 from sparring.attacks import LearnedAttack
-from sparring.config import Training, n_clean
+from sparring.config import Training
 from sparring.data import Data, as_data
-from sparring.errors import CannotStack, Diverged, InputError, NotStacked, one_of
+from sparring.errors import CannotStack, Diverged, NotStacked, one_of
+from sparring.game import checks
 from sparring.game.assured import Assurance
+from sparring.game.checks import Rate
 from sparring.game.closing import CLOSING, close, closing_turns
 from sparring.game.dynamics import Dynamic, alternating
 from sparring.game.moves import Move, duel, in_precision
@@ -24,29 +24,12 @@ from sparring.game.radii import Radii
 from sparring.game.train import ADVICE, Epoch, Progress, train
 from sparring.game.unrolled import EVERY, pursuit
 from sparring.game.warm import WarmStart
-from sparring.ibp import check_bounded
 from sparring.losses import LOSSES
-from sparring.models import TRIED, check_differentiable, copy_to, mlp, stack, tried
+from sparring.models import copy_to, mlp, stack
 from sparring.precision import Precision
 from sparring.randomness import Stream, check_seed, generator
 from sparring.threat import ThreatModel, check_eps
 
-Rate = Literal["rise", "every", "cosine", "constant"]
-ALIKE = (
-    "eps",
-    "eps_low",
-    "eps_power",
-    "recurrent",
-    "bound",
-    "lr",
-    "loss",
-    "adversary_loss",
-    "dynamic",
-    "clean_share",
-    "ibp",
-    "precision",
-    "device",
-)
 CELLS_RATE = 0.01  # of Adam, for a recurrent adversary: its cell has few parameters
 PROBE = 32  # examples on which a stack is tried out
 
@@ -100,33 +83,11 @@ class Game:
         eps = check_eps(eps)  # now, not after the data are read
         recurrent = adversary == "recurrent" or isinstance(adversary, RecurrentAdversary)
         adversary_loss = adversary_loss or ("log_odds" if recurrent else "cross_entropy")
-        for name in (loss, adversary_loss):
-            if name not in LOSSES:
-                raise InputError(f"loss must be one of {', '.join(LOSSES)}; got {name!r}")
-        if bound is not None and bound not in BOUNDS:
-            raise InputError(f"bound must be one of {', '.join(BOUNDS)}; got {bound!r}")
-        if isinstance(adversary, str) and adversary not in ("recurrent", "mlp"):
-            raise InputError(f"adversary must be 'recurrent', 'mlp' or a network; got {adversary!r}")
-        for setting, value in (("bound", bound), ("dynamic", dynamic)):
-            if recurrent and value is not None:
-                raise InputError(f"{setting} is for an adversary network: pass adversary='mlp' or a network of yours")
-        if eps_low is not None and not (recurrent and 0 <= eps_low <= eps):
-            raise InputError(
-                f"eps_low needs a recurrent adversary and must be in [0, eps]; got {eps_low} with eps {eps:g}"
-            )
-        if not eps_power > 0 or (eps_power != 1 and eps_low is None):
-            raise InputError(f"eps_power must be > 0, and needs eps_low if it is not 1; got {eps_power:g}")
-        if isinstance(ibp, bool) or not 0 <= ibp < 1 or (ibp and not recurrent):
-            raise InputError(f"ibp must be in [0, 1), and above 0 needs a recurrent adversary; got {ibp!r}")
-        if ibp:
-            check_bounded(defender)
+        checks.adversary(adversary, recurrent, bound, dynamic)
+        checks.radii(recurrent, eps, eps_low, eps_power)
+        checks.objective(loss, adversary_loss, clean_share, lr)
+        checks.bounds(ibp, recurrent, defender)
         one_of("precision", precision, get_args(Precision))
-        if isinstance(lr, bool) or not 0 < lr < math.inf:
-            raise InputError(f"lr must be > 0 and finite; got {lr!r}")
-        if isinstance(clean_share, bool) or not 0 <= clean_share < 1:
-            raise InputError(
-                f"clean_share must be in [0, 1), as at 1 nothing is left to the adversary; got {clean_share!r}"
-            )
         self.defender = defender
         self.ibp = ibp
         self.precision: Precision = precision
@@ -162,9 +123,9 @@ class Game:
 
         Raises InputError for unusable data or settings, Diverged where a loss or gradient is not finite (the step is not taken).
         """
-        _check_schedule(epochs, batch_size, rate, every)
+        checks.schedule(epochs, batch_size, rate, every)
         data = as_data(train_on).to(self.device)
-        _check_share(self, min(batch_size, len(data)))
+        checks.share(self.clean_share, self.recurrent, min(batch_size, len(data)))
         match = _Match([self], data, stacked=False)
         gone = match.play(epochs, batch_size, rate, every, lambda game, epoch, progress: on_epoch(epoch, progress))
         if gone:
@@ -191,7 +152,8 @@ class Game:
         network = self._network or mlp(data.shape, [512, 512, n_pixels], generator=draws)
         return Adversary(network, self.bound, data.shape)
 
-    def _networks(self) -> list[nn.Module]:
+    @property
+    def networks(self) -> list[nn.Module]:
         """The defender, and the adversary if there is one yet."""
         adversary = self._attack.adversary if self._attack else self._network
         return [self.defender] if adversary is None else [self.defender, adversary]
@@ -219,10 +181,10 @@ def fit_together(
     others have ended.
     """
     games = list(games)
-    _check_alike(games)
-    _check_schedule(epochs, batch_size, rate, every)
+    checks.alike(games)
+    checks.schedule(epochs, batch_size, rate, every)
     data = as_data(train_on).to(games[0].device)
-    _check_share(games[0], min(batch_size, len(data)))
+    checks.share(games[0].clean_share, games[0].recurrent, min(batch_size, len(data)))
     matches, reason = _matches(games, data, stacked)
     if reason:
         sentence = f"the {len(games)} games are played one after another: {reason}"
@@ -249,7 +211,7 @@ class _Match:
         self.adversaries = [game._adversary(data).to(data.images.device) for game in games]
         self.defenders = [game.defender.to(data.images.device) for game in games]
         for defender, adversary in zip(self.defenders, self.adversaries, strict=True):
-            _check_trainable(defender, adversary, data)
+            checks.players(defender, adversary, data)
         self.adversary, self.defender = self.adversaries[0], self.defenders[0]
         if stacked:
             spread = torch.linspace(0, len(data) - 1, min(PROBE, len(data)))  # over all classes, if they are sorted
@@ -389,78 +351,7 @@ def _matches(games: Sequence[Game], data: Data, stacked: bool | None) -> tuple[l
 
 def _convolve(game: Game) -> bool:
     """Whether a network of the game has weights with more axes than a matrix."""
-    return any(parameter.ndim > 2 for network in game._networks() for parameter in network.parameters())
-
-
-def _check_alike(games: Sequence[Game]) -> None:
-    """Raises InputError where games differ in a setting, or two would train the same network."""
-    if not games:
-        raise InputError("fit_together needs at least one game; got none")
-    for number, name in product(range(len(games)), ALIKE):
-        expected, came = getattr(games[0], name), getattr(games[number], name)
-        if came != expected:
-            raise InputError(
-                f"games that are played together differ in networks and seed only; "
-                f"game {number} has {name} {came!r}, game 0 {expected!r}"
-            )
-    owners: dict[Tensor, int] = {}
-    for number, game in enumerate(games):
-        for network in game._networks():
-            for tensor in chain(network.parameters(), network.buffers()):
-                if (owner := owners.setdefault(tensor, number)) != number:
-                    raise InputError(f"games {owner} and {number} share a network; make one for each game")
-
-
-def _check_schedule(epochs: int, batch_size: int, rate: Rate, every: int | None) -> None:
-    """Raises InputError for what is no schedule."""
-    for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 2), ("every", every, 1)):
-        if value is None and name == "every":
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name} must be a whole number, at least {least}; got {value!r}")
-    if rate not in get_args(Rate):
-        raise InputError(f"rate must be one of {', '.join(get_args(Rate))}; got {rate!r}")
-
-
-def _check_share(game: Game, n: int) -> None:
-    """Raises InputError where a minibatch of n leaves the adversary too few examples: a network's batch norm needs two."""
-    left, least = n - n_clean(n, game.clean_share), 1 if game.recurrent else 2
-    if n > 1 and left < least:
-        raise InputError(
-            f"clean_share {game.clean_share:g} leaves the adversary {left or 'none'} of a minibatch's {n} examples"
-            f"{', where a network needs two' if least > 1 else ''}; lower it, or make minibatches larger"
-        )
-
-
-def _check_trainable(defender: nn.Module, adversary: AnyAdversary, data: Data) -> None:
-    """Raises InputError where a player has nothing to learn, or cannot play on these data: the defender must answer them with
-    logits, the adversary see the input only, or gradients, and answer with a number a pixel."""
-    few = data.floats(torch.arange(min(TRIED, len(data))))
-    tried(defender, few, max(2, int(data.labels.max()) + 1))
-    if isinstance(adversary, RecurrentAdversary):
-        if adversary.shape != data.shape:
-            raise InputError(f"the adversary is for inputs of shape {adversary.shape}; these have {data.shape}")
-    elif adversary.sees != ("x",):
-        seen = ", ".join(adversary.sees)
-        raise InputError(f"a game's adversary network sees x only, this one {seen}: `best_response` trains such ones")
-    else:
-        _check_answer(adversary, few)
-    for name, network in (("defender", defender), ("adversary", adversary)):
-        if not any(parameter.requires_grad for parameter in network.parameters()):
-            raise InputError(f"the {name} has no parameter to train; set requires_grad where it is to learn")
-    check_differentiable(defender, few, "the defender")
-
-
-def _check_answer(adversary: Adversary, x: Tensor) -> None:
-    """Raises InputError where a network of the user's does not answer inputs (B, *shape) with a number a pixel."""
-    try:
-        with torch.no_grad(), modes.evaluation(adversary):
-            adversary(x)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        why = " ".join(str(error).split())
-        raise InputError(
-            f"the adversary must answer inputs {tuple(x.shape)} with a number a pixel, and cannot: {why}"
-        ) from None
+    return any(parameter.ndim > 2 for network in game.networks for parameter in network.parameters())
 
 
 def _device_of(model: nn.Module) -> torch.device:

@@ -37,8 +37,8 @@ class Radii:
         return threat.at(self.low + (self.high - self.low) * (share if self.power == 1 else share**self.power))
 
     def first(self, n: int, queries: int) -> tuple[int, ...]:
-        """For each of K queries the first of n examples that it is worth, which ascend as radii do: query k, counted from 1,
-        above the radius high * k / (K + 1). The smaller a ball, the less there is to search for in it."""
+        """For each of K queries the index of the first of n examples that has it; all later ones, whose radii are larger, have it
+        too. Query k, counted from 1, is for radii above high * k / (K + 1): the smaller a ball, the less is found in it."""
         if self.low is None or self.low == self.high:
             return (0,) * queries
         least = (self.high * k / (queries + 1) for k in range(1, queries + 1))
