@@ -182,10 +182,10 @@ def claim(
 
 
 def clear(paths: RunPaths) -> None:
-    """Forget an earlier training in this folder."""
-    for path in paths.folder.iterdir():
-        if path.is_file() and path != paths.lock:
-            path.unlink()
+    """Forget an earlier training in this folder: first that it ended, last what it was, whenever this is killed."""
+    files = [path for path in paths.folder.iterdir() if path.is_file() and path != paths.lock]
+    for path in sorted(files, key=lambda path: (path != paths.done, path == paths.config)):
+        path.unlink()
 
 
 def epoch_record(run: Run, phase: Literal["adversary", "main"], epoch: Epoch) -> EpochRecord:

@@ -106,7 +106,7 @@ class Stream:
 @contextmanager
 def own_draws(device: torch.device) -> Iterator[Callable[[int], object]]:
     """PyTorch's own generators, of the processor and of a CUDA `device`, for a block that seeds them by what this yields; they
-    are then put back where they stood."""
+    are then put back where they stood. All threads of a process share them, so that blocks side by side disturb each other."""
     own = [torch.default_generator]
     if device.type == "cuda":
         own.append(torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index])

@@ -1,7 +1,6 @@
 """What can be audited, by name: a run of this library with all that its folder tells, or a classifier of anyone's."""
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from sparring.evaluation.statistics import wilson
 from sparring.experiment import Trained, history, load, load_data
 from sparring.game import closing
 from sparring.game.checkpoint import read_verified
-from sparring.records import EpochRecord, PayoffRecord, RunPaths, read, read_json
+from sparring.records import EpochRecord, PayoffRecord, RunPaths, read, read_json, seed_folders
 from sparring.threat import ThreatModel, check_grid
 
 PAST = 10  # past adversaries that an audit attacks with, spread over all that were kept
@@ -93,7 +92,7 @@ def of_run(folder: Path, *, root: str | Path | None = None) -> Subject:
     twin = neighbours.get("vanilla")
     siblings = {
         other.name: found.defender
-        for other in _seeds_of(folder.resolve().parent)
+        for other in seed_folders(folder.resolve().parent)
         if other.name != seed and (found := _finished(other, test)) is not None
     }
     past = [(s.epoch, s.adversary) for s in history(folder) if s.adversary and s.epoch < trained.record.epochs]
@@ -206,7 +205,7 @@ def best_responses_of(folder: Path, defender: nn.Module) -> list[Fresh]:
 def neighbours(folder: Path) -> dict[str, str]:
     """The finished runs beside this one that its audit may use, by the digest of their defender: its seed's, its recipe's."""
     here = folder.resolve()
-    around = [*here.parent.parent.glob(f"*/{here.name}"), *_seeds_of(here.parent)]
+    around = [*here.parent.parent.glob(f"*/{here.name}"), *seed_folders(here.parent)]
     done = {run: RunPaths(run).done for run in sorted(set(around) - {here})}
     found = {run: read_json(path) for run, path in done.items() if path.is_file()}
     return {f"{run.parent.name}/{run.name}": told["defender_sha256"] for run, told in found.items()}
@@ -229,11 +228,6 @@ def has_past(folder: Path) -> bool:
 def spread(n: int, most: int) -> list[int]:
     """At most so many of the numbers 0 to n - 1, evenly, the first and the last among them."""
     return list(range(n)) if n <= most else [round(k * (n - 1) / (most - 1)) for k in range(most)]
-
-
-def _seeds_of(recipe: Path) -> list[Path]:
-    """The folders of a recipe's runs, by name; a copy under another name is none of them."""
-    return [folder for folder in sorted(recipe.glob("seed*")) if re.fullmatch(r"seed\d+", folder.name)]
 
 
 def _adversaries(neighbours: dict[str, Trained]) -> dict[str, LearnedAttack]:

@@ -116,6 +116,12 @@ def check_grid(eps: Any) -> list[float]:
 
 def _check_radii(eps: Tensor, largest: float) -> None:
     """Raises InputError where one of the radii in a tensor on the CPU is none."""
+    if eps.is_complex() or eps.dtype == torch.bool:
+        raise InputError(f"eps must be a number in [0, {largest:g}] on the pixel scale, got a tensor of {eps.dtype}")
     if eps.device.type == "cpu" and eps.numel():
-        for extreme in eps.aminmax():  # a NaN anywhere comes out here
+        try:
+            extremes = [float(extreme) for extreme in eps.aminmax()]  # a NaN anywhere comes out here
+        except RuntimeError:  # under a transform such as vmap, which knows no values
+            return
+        for extreme in extremes:
             check_eps(extreme, max(largest, float(eps.new_tensor(largest))))

@@ -5,9 +5,11 @@ import torch
 
 import sparring
 from sparring.adversaries import RecurrentAdversary, stack_recurrent
-from sparring.errors import CannotStack
+from sparring.errors import CannotStack, InputError
+from sparring.evaluation.exploitability import RECURRENT, fresh_adversaries
 from sparring.game import Game, fit_together
 from sparring.models import mlp
+from sparring.threat import ThreatModel
 
 TRAIN = sparring.data.load("digits")[0].take(torch.arange(200))
 
@@ -41,3 +43,21 @@ def test_a_class_of_ones_own_is_not_taken_for_ours() -> None:
         stack_recurrent([Own(TRAIN.shape), Own(TRAIN.shape)])
     fresh = Own(TRAIN.shape, queries=3, rounds=4).afresh()
     assert isinstance(fresh, Own) and (fresh.queries, fresh.rounds) == (3, 4)
+
+
+def test_fresh_ones_of_a_class_of_ones_own_are_trained_one_after_another() -> None:
+    model, threat = mlp(TRAIN.shape, [16, 10]).eval(), ThreatModel(0.1, TRAIN.shape)
+    options = {"epochs": 1, "settings": RECURRENT, "like": Own(TRAIN.shape)}
+    both = fresh_adversaries(model, TRAIN, threat, seeds=[0, 1], **options)  # type: ignore[arg-type]
+    alone = [fresh_adversaries(model, TRAIN, threat, seeds=[seed], **options)[0] for seed in (0, 1)]  # type: ignore[arg-type]
+    for one, other in zip(both, alone, strict=True):
+        assert isinstance(one, Own) and isinstance(other, Own) and torch.equal(one.weight, other.weight)
+
+
+def test_one_that_cannot_be_made_afresh_says_what_it_lacks() -> None:
+    class Fixed(RecurrentAdversary):
+        def __init__(self) -> None:
+            super().__init__(TRAIN.shape, queries=3)
+
+    with pytest.raises(InputError, match=r"an untrained Fixed cannot be made .* give it an `afresh` of its own"):
+        Fixed().afresh()

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparring.adversaries import Adversary
 from sparring.attacks import PGD, LearnedAttack
-from sparring.auditing import CHECKS, Check, Provenance, Subject, audit_subject
+from sparring.auditing import CHECKS, Check, Provenance, Subject, audit, audit_subject
 from sparring.auditing.checks_game import misnamed
 from sparring.auditing.evidence import Evidence
 from sparring.auditing.selftest import SELF
@@ -234,3 +235,23 @@ def test_one_image_that_only_a_black_box_breaks_is_chance(plain: nn.Module, n: i
     e.black_box = [SimpleNamespace(name="Square", share=share.float())]  # type: ignore[list-item]
     check = CHECKS["S6"](e)
     assert check.status == status and check.numbers["by"] == {"Square": broken}
+
+
+def test_an_attack_that_keeps_what_it_found_first_is_not_primed_by_trying_it() -> None:
+    class Universal:
+        """One perturbation for all, from the first images that it meets."""
+
+        delta: Tensor | None = None
+
+        def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            if self.delta is None:
+                point = x.clone().requires_grad_()
+                F.cross_entropy(model(point), y).backward()
+                assert point.grad is not None
+                self.delta = 0.3 * point.grad.mean(0).sign()
+            return (x + self.delta).clamp(0, 1)
+
+    test, attack = load("digits")[1], Universal()
+    found = audit(mlp(test.shape, [16, 10]).eval(), test.take(torch.arange(100)), 0.3, level="quick", attack=attack)
+    assert "neither labels nor the model" not in found["I9"].value
+    assert attack.delta is not None, "the audited model's"

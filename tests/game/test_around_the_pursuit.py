@@ -181,7 +181,7 @@ def test_learning_makes_the_attack_stronger_on_a_defender_it_has_not_seen() -> N
 def test_on_few_examples_too_every_model_and_every_round_has_its_turn() -> None:
     def turns(epochs: int, steps: int) -> list[int]:
         cycle = Cycle(6)
-        return [cycle.at(epoch, step) for epoch in range(epochs) for step in range(steps)]
+        return [cycle.at((epoch,), step) for epoch in range(epochs) for step in range(steps)]
 
     assert turns(7, 1) == [0, 1, 2, 3, 4, 5, 0]
     assert turns(3, 4) == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5]

@@ -107,10 +107,12 @@ def test_an_adversary_that_cannot_play_on_these_data_is_refused_before_the_game(
 def test_a_minibatch_leaves_a_network_two_examples_for_its_batch_norm() -> None:
     few = TRAIN.take(torch.arange(20))
     with pytest.raises(
-        InputError, match="leaves the adversary 1 of a minibatch's 2 examples, where a network needs two"
+        InputError, match="leaves the adversary 1 of a minibatch's 2 examples, where its batch norm needs two"
     ):
         Game(mlp(TRAIN.shape, [16, 10]), adversary="mlp").fit(few, batch_size=2, epochs=1)
     assert Game(mlp(TRAIN.shape, [16, 10])).fit(few, batch_size=2, epochs=1)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Unflatten(1, (1, 8, 8)))
+    assert Game(mlp(TRAIN.shape, [16, 10]), adversary=plain, clean_share=0.75).fit(few, batch_size=4, epochs=1)
 
 
 def test_a_defender_whose_logits_have_no_gradient_is_refused_before_the_game() -> None:

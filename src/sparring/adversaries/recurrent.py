@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparring.adversaries.adversary import Adversary, Seen, stack_adversaries
-from sparring.errors import CannotStack
+from sparring.errors import CannotStack, InputError, line_of
 
 # u -> the gradient of the log odds there, which may be written over, and these, (...)
 Asked = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -74,8 +74,15 @@ class RecurrentAdversary(nn.Module):
             self.out = nn.Parameter(torch.zeros(hidden))
 
     def afresh(self, generator: torch.Generator | None = None) -> "RecurrentAdversary":
-        """An untrained one of its class with as many queries, hidden units and rounds; a class of yours takes these settings."""
-        return type(self)(self.shape, **self.settings, generator=generator)
+        """An untrained one of its class with as many queries, hidden units and rounds.
+
+        Raises InputError where a class of its own is not made with these settings: it should have an `afresh` of its own.
+        """
+        try:
+            return type(self)(self.shape, **self.settings, generator=generator)
+        except TypeError as error:
+            name, words = type(self).__name__, line_of(error)
+            raise InputError(f"an untrained {name} cannot be made ({words}); give it an `afresh` of its own") from None
 
     @property
     def settings(self) -> dict[str, Any]:

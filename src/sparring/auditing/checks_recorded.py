@@ -1,5 +1,6 @@
 """Group I, second part: the data, the labels, and the threat model as it was."""
 
+import copy
 import hashlib
 from collections.abc import Callable
 
@@ -107,13 +108,21 @@ def ignores_labels(attack: Callable[[ThreatModel], Attack], data: Data) -> tuple
         with own_draws(x.device) as draw_from:
             draw_from(0)
             try:
-                found.append(_run_once(attack(threat), model, x, labels))
+                found.append(_run_once(_as_new(attack(threat)), model, x, labels))
             except Exception as problem:  # anyone's attack may ask anything of a model
                 return False, f"{UNTRIED}: {_line(problem)}"
     if not torch.equal(found[0], found[1]):
         return False, f"{UNTRIED}: the attack does not repeat itself"
     same = torch.equal(found[0], found[2])
     return same and bool(asked), "the attack needs neither labels nor the model" if same else ""
+
+
+def _as_new(attack: Attack) -> Attack:
+    """A copy, so that the attack itself learns nothing here, nor one call from another; where there is none, the attack."""
+    try:
+        return copy.deepcopy(attack)
+    except Exception:  # anyone's attack may hold anything
+        return attack
 
 
 def _run_once(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """What a subject was given, tried on a few examples before the first attack: what does not fit is refused in one line."""
 
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -158,13 +159,15 @@ class _Judgeable:
 def _try_attack(attack: Attack, model: nn.Module, data: Data, name: str) -> None:
     """Raises InputError where an attack returns no images, tried on a linear model.
 
-    One that cannot be run on that, since it is made for the audited model, is not tried.
+    A copy is tried, as an attack may keep what it finds first. One that cannot be copied, or that cannot be run on such a model
+    since it is made for the audited one, is not tried.
     """
     x, y = _two(data, model)
     with own_draws(x.device) as draw_from:
         draw_from(0)
         try:
-            found = attack(linear_model(x, data.n_classes, torch.Generator().manual_seed(0)), x.clone(), y.clone())
+            tried_one = copy.deepcopy(attack)
+            found = tried_one(linear_model(x, data.n_classes, torch.Generator().manual_seed(0)), x.clone(), y.clone())
         except NotImages:
             raise
         except Exception:  # anyone's attack may ask anything of a model

@@ -10,15 +10,16 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from sparring import modes
 from sparring.adversaries import BOUNDS, Adversary, AnyAdversary, RecurrentAdversary
 from sparring.config import n_clean
 from sparring.data import Data
 from sparring.errors import InputError, line_of
 from sparring.ibp import check_bounded
 from sparring.losses import LOSSES
-from sparring.models import TRIED, check_differentiable, tried
+from sparring.models import TRIED, check_differentiable, tried, unchanged
+from sparring.randomness import own_draws
 
 Rate = Literal["rise", "every", "cosine", "constant"]
 ALIKE = (
@@ -87,13 +88,13 @@ def schedule(epochs: int, batch_size: int, rate: Rate, every: int | None) -> Non
     _among("rate", rate, get_args(Rate))
 
 
-def share(clean_share: float, recurrent: bool, n: int) -> None:
-    """A share that leaves the adversary too few examples of a minibatch of n: a network's batch norm needs two."""
-    left, least = n - n_clean(n, clean_share), 1 if recurrent else 2
-    if n > 1 and left < least:
+def share(clean_share: float, against: nn.Module, n: int) -> None:
+    """A share that leaves the adversary too few examples of a minibatch of n: batch norm needs two."""
+    least = 2 if any(isinstance(module, _BatchNorm) for module in against.modules()) else 1
+    if n > 1 and (left := n - n_clean(n, clean_share)) < least:
         raise InputError(
             f"clean_share {clean_share:g} leaves the adversary {left or 'none'} of a minibatch's {n} examples"
-            f"{', where a network needs two' if least > 1 else ''}; lower it, or make minibatches larger"
+            f"{', where its batch norm needs two' if least > 1 else ''}; lower it, or make minibatches larger"
         )
 
 
@@ -141,7 +142,7 @@ def alike(games: Sequence[Any]) -> None:
 def _answer(network: Adversary, x: Tensor) -> None:
     """A network that does not answer inputs (B, *shape) with a number a pixel."""
     try:
-        with torch.no_grad(), modes.evaluation(network):
+        with torch.no_grad(), own_draws(x.device), unchanged(network):
             network(x)
     except Exception as error:  # a network of the user's raises whatever its parts raise
         raise InputError(

@@ -125,8 +125,8 @@ class Game:
         """
         checks.schedule(epochs, batch_size, rate, every)
         data = as_data(train_on).to(self.device)
-        checks.share(self.clean_share, self.recurrent, min(batch_size, len(data)))
         match = _Match([self], data, stacked=False)
+        checks.share(self.clean_share, match.adversary, min(batch_size, len(data)))
         gone = match.play(epochs, batch_size, rate, every, lambda game, epoch, progress: on_epoch(epoch, progress))
         if gone:
             raise Diverged(gone[self])
@@ -184,8 +184,8 @@ def fit_together(
     checks.alike(games)
     checks.schedule(epochs, batch_size, rate, every)
     data = as_data(train_on).to(games[0].device)
-    checks.share(games[0].clean_share, games[0].recurrent, min(batch_size, len(data)))
     matches, reason = _matches(games, data, stacked)
+    checks.share(games[0].clean_share, matches[0].adversaries[0], min(batch_size, len(data)))
     if reason:
         sentence = f"the {len(games)} games are played one after another: {reason}"
         notice(sentence) if notice else warnings.warn(sentence, NotStacked, stacklevel=2)

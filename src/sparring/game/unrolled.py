@@ -106,7 +106,8 @@ def recurrent_response(
     cycle = Cycle(len(models) * network.rounds)
 
     def move(x: Tensor, y: Tensor) -> Metrics:
-        step, turn = divmod(cycle.at(*stream.position), len(models))
+        *epoch, step_of_epoch = stream.position
+        step, turn = divmod(cycle.at(tuple(epoch), step_of_epoch), len(models))
         model, aimed = models[turn], radii.aim(threat, y)
         u = network.first_point(x) if start is None else end_of(start(turn, aimed), aimed, model, x, y)
         with torch.no_grad():
@@ -127,9 +128,10 @@ class Cycle:
     then it goes on where that one stopped, so that none is left out on few examples."""
 
     def __init__(self, turns: int) -> None:
-        self.turns, self.epoch, self.steps, self.before = turns, 0, 0, 0
+        self.turns, self.steps, self.before = turns, 0, 0
+        self.epoch: tuple[int, ...] | None = None
 
-    def at(self, epoch: int, step: int) -> int:
+    def at(self, epoch: tuple[int, ...], step: int) -> int:
         """The turn, modulo `turns`, of a step; to be asked step by step."""
         if epoch != self.epoch:
             self.before = self.before + self.steps if self.steps < self.turns else 0

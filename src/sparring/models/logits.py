@@ -36,7 +36,7 @@ def tried(model: nn.Module, x: Tensor, least: int, name: str = "the model") -> i
         raise InputError(f"{name} is a {type(model).__name__}; expected a torch.nn.Module")
     shown = x.clone()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), _as_it_was(model):
+        with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), unchanged(model):
             out = model(shown)
     except (InputError, torch.OutOfMemoryError):
         raise
@@ -53,7 +53,7 @@ def tried(model: nn.Module, x: Tensor, least: int, name: str = "the model") -> i
 
 def check_differentiable(model: nn.Module, x: Tensor, name: str = "the model") -> None:
     """Raises InputError where the logits of a model that `tried` accepts, on a few inputs x, do not differentiate."""
-    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), _as_it_was(model):
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), unchanged(model):
         with torch.enable_grad():
             differentiable = model(x.clone()).requires_grad
         with torch.no_grad():
@@ -70,7 +70,7 @@ def _written_to(shown: Tensor, x: Tensor) -> bool:
 
 
 @contextmanager
-def _as_it_was(model: nn.Module) -> Iterator[None]:
+def unchanged(model: nn.Module) -> Iterator[None]:
     """Evaluation mode; afterwards buffers hold what they held, also those that the model's own code counts in."""
     before = {name: buffer.clone() for name, buffer in model.named_buffers() if not is_lazy(buffer)}
     try:

@@ -36,7 +36,7 @@ from sparring.records.measured import (
     SweepRecord,
     TransferRecord,
 )
-from sparring.records.paths import OutPaths, RunPaths
+from sparring.records.paths import OutPaths, RunPaths, seed_folders
 
 __all__ = [
     "AccuracyRecord",
@@ -73,6 +73,7 @@ __all__ = [
     "read",
     "read_json",
     "restore",
+    "seed_folders",
     "write",
     "write_json",
 ]

@@ -1,5 +1,6 @@
 """The name of every file of a run and of an output folder."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,5 +152,15 @@ class OutPaths:
         robust, worst, attack, payoffs, responses, gaps."""
         return self.folder / f"{name}.jsonl"
 
+    def runs(self, recipe: str) -> list[Path]:
+        """The folders of a recipe's runs that are there, by seed."""
+        return seed_folders(self.folder / "runs" / recipe)
+
     def run(self, recipe: str, seed: int) -> RunPaths:
         return RunPaths(self.folder / "runs" / recipe / f"seed{seed}")
+
+
+def seed_folders(recipe: Path) -> list[Path]:
+    """The folders of runs in a recipe's folder, by seed; a copy under another name is none of them."""
+    found = [path for path in recipe.glob("seed*") if re.fullmatch(r"seed\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("seed")))

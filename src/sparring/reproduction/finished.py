@@ -26,7 +26,7 @@ def finished(folder: str | Path) -> list[Path]:
     runs = [
         run
         for recipe in _recipes(folder)
-        for run in sorted((folder / "runs" / recipe).glob("seed*"))
+        for run in OutPaths(folder).runs(recipe)
         if RunPaths(run).done.is_file() and read_json(RunPaths(run).done)["status"] == "done"
     ]
     if not runs:

@@ -16,7 +16,7 @@ from sparring.measure import Measurement, measure_run
 from sparring.records import CallRecord, OutPaths, ReproductionRecord, RunRecord, append, read, read_json, restore
 from sparring.reproduction.gather import gather
 from sparring.reproduction.plan import Plan, Task, key_of, plan_tasks
-from sparring.reproduction.tasks import load_once, measure_transfer
+from sparring.reproduction.tasks import all_left, load_once, measure_transfer
 from sparring.reproduction.workers import Notice, Status, play
 from sparring.settings import from_dict
 
@@ -35,6 +35,8 @@ def reproduce(plan: Plan, *, notice: Notice, live: Callable[[Status], None] = la
     notice(
         f"{len(tasks)} tasks over {len(plan.seeds)} seeds on {plan.data.name}, {plan.workers} at a time, in {plan.out}"
     )
+    if not all_left(tasks, plan):  # the record of an earlier call is of less than there will be, if this one is killed
+        plan.paths.reproduction.unlink(missing_ok=True)
     status = Status(tasks)
     try:
         play(plan, tasks, status, notice, live)
@@ -80,13 +82,13 @@ def train_seeds(
     plan = Plan(out, run.data, tuple(seeds), ("vanilla",), workers=len(parts), device=device)
     tasks = []
     for part in parts:
-        missing = tuple(
-            seed for seed in part if run.alone is not None and not plan.paths.run("vanilla", seed).done.is_file()
-        )
-        if missing:
+        needs: tuple[str, ...] = ()
+        if run.alone is not None and not all(plan.paths.run("vanilla", seed).done.is_file() for seed in part):
             vanilla = replace(recipes.vanilla(), data=run.data, precision=run.precision)
-            tasks.append(Task("train", "vanilla", missing, vanilla, 60.0 * len(missing)))
-        needs = (key_of("vanilla", missing),) if missing else ()
+            tasks.append(
+                Task("train", "vanilla", part, vanilla, 60.0 * len(part))
+            )  # all, so that the stack is the same
+            needs = (key_of("vanilla", part),)
         tasks.append(Task("train", run.recipe, part, run, 300.0 * len(part), needs, restart, "--restart"))
     play(plan, tasks, Status(tasks), notice, live)
     return [restore(RunRecord, read_json(OutPaths(out).run(run.recipe, seed).done)) for seed in seeds]
@@ -147,11 +149,7 @@ def evaluate_folder(
 
 def _finished(out: OutPaths) -> list[tuple[str, int]]:
     """(recipe, seed) of every run that has ended, in the recipes' order."""
-    found = [
-        (name, int(folder.name.removeprefix("seed")))
-        for name in recipes.RECIPES
-        for folder in sorted((out.folder / "runs" / name).glob("seed*"))
-    ]
+    found = [(name, int(folder.name.removeprefix("seed"))) for name in recipes.RECIPES for folder in out.runs(name)]
     return [(name, seed) for name, seed in found if out.run(name, seed).done.is_file()]
 
 

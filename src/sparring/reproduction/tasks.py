@@ -59,6 +59,16 @@ def settled(task: Task, plan: Plan) -> bool:
     return True
 
 
+def all_left(tasks: Sequence[Task], plan: Plan) -> bool:
+    """Whether all that the tasks leave, each after what it needs, is there."""
+    done = set[str]()
+    for task in tasks:
+        if task.restart or not done.issuperset(task.needs) or not _left(task, plan):
+            return False
+        done.add(task.key)
+    return True
+
+
 def _left(task: Task, plan: Plan) -> bool:
     """Whether all that a task leaves is there, made with the plan's settings."""
     return all(_left_of(task, plan, seed) for seed in task.seeds)
