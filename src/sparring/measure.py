@@ -1,8 +1,11 @@
 """One finished run measured: every attack over the grid, calibration, exploitability, as records in its folder."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +83,7 @@ def measure_run(
             raise Interrupted(number, f"stopped while measuring {paths.folder}; the same command measures it again")
 
     stamp = {"settings": settings, "data": test.fingerprint, "defender": trained.record.defender_sha256}
-    if paths.evaluated.is_file() and read_json(paths.evaluated) == plain(stamp):
+    if measured(paths, stamp):
         return
     defender, test, train_on = trained.defender.to(device), test.to(device), train_on.to(device)
     adversary = trained.adversary.to(device) if trained.adversary else None
@@ -108,7 +111,24 @@ def measure_run(
         write(paths.readings, readings(trained.run, defender, test))
     write_verified(paths.outcomes, outcomes, {"n": len(test)})
     trained.defender.cpu()
-    write_json(paths.evaluated, stamp)
+    files = [paths.results, paths.calibration, paths.exploitability, paths.outcomes]
+    files += [paths.readings] if trained.run.recipe == "vanilla" else []
+    write_json(paths.evaluated, stamp | {"files": {path.name: _digest(path) for path in files}})
+
+
+def measured(paths: RunPaths, stamp: dict[str, Any]) -> bool:
+    """Whether a run was measured so, by settings, data and defender, and every file of it is as it was written."""
+    if not paths.evaluated.is_file():
+        return False
+    told = read_json(paths.evaluated)
+    files = told.pop("files", {})
+    return bool(told == plain(stamp)) and all(
+        (paths.folder / name).is_file() and _digest(paths.folder / name) == digest for name, digest in files.items()
+    )
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def outcome_key(attack: str, eps: float, protocol: Protocol) -> str:

@@ -19,7 +19,7 @@ import pytest
 pytest.importorskip("torch")
 
 import sparring
-from sparring import cli, measure
+from sparring import cli, measure, recipes
 from sparring.config import Data
 from sparring.errors import CorruptCheckpoint, InputError, Interrupted, NotFinite
 from sparring.measure import Measurement
@@ -44,6 +44,7 @@ from sparring.records import (
 )
 from sparring.reproduction import Plan, evaluate_folder, reproduce
 from sparring.reproduction.plan import plan_tasks
+from sparring.reproduction.reproduce import train_seeds
 
 KINDS: dict[str, type[Any]] = {
     "results": AccuracyRecord,
@@ -64,6 +65,7 @@ QUICK = Measurement(
 )
 SEEDS = (0, 1)
 RECIPES = ("vanilla", "fgsm", "gan_tanh", "gan_tanh_init")
+MODULE = sys.modules["sparring.reproduction.reproduce"]  # the function of this name hides it
 TIMES = ("seconds", "peak_memory_mb", "started", "training_seconds")
 
 
@@ -388,3 +390,50 @@ def test_the_demo_runs_through_to_its_report(tmp_path: Path) -> None:
     }
     clean = summary["vanilla", "accuracy", "clean", 0.0, "sound"]
     assert clean > 0.9 and summary["vanilla", "accuracy", "pgd", 0.1, "sound"] < clean - 0.2
+
+
+def test_what_a_killed_call_finished_is_gathered_by_the_next(copy: OutPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(copy.run("fgsm", 1).folder)
+
+    def killed(*_: Any, **__: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(MODULE, "gather", killed)
+        run(plan(copy.folder))
+    assert not copy.reproduction.exists()
+    changed, notices = run(plan(copy.folder))
+    assert changed and "complete" not in notices[-1]
+    assert run(plan(copy.folder))[1][-1] == f"{copy.folder} is complete; nothing to do"
+
+
+def test_what_was_made_of_another_defender_or_is_damaged_is_made_again(copy: OutPaths, whole: OutPaths) -> None:
+    transfer, results = copy.transfer(0), copy.run("fgsm", 0).results
+    told = read_json(transfer.with_suffix(".json"))
+    assert told == {name: read_json(copy.run(name, 0).done)["defender_sha256"] for name in RECIPES}
+    transfer.with_suffix(".json").write_text(json.dumps(told | {"fgsm": "another"}))
+    transfer.write_text("")
+    results.write_text("")
+    assert run(plan(copy.folder))[0]
+    assert lines(copy.records("transfer")) == lines(whole.records("transfer"))
+    assert lines(copy.records("results")) == lines(whole.records("results"))
+
+
+def test_vanilla_models_that_an_initialised_game_needs_go_on_in_the_stack_that_they_began_in(
+    copy: OutPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy.run("vanilla", 1).done.unlink()
+    planned = list[Any]()
+
+    def stop(plan: Plan, tasks: Any, *_: Any) -> NoReturn:
+        planned.extend(tasks)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MODULE, "play", stop)
+    run = recipes.recipe("gan_tanh_init")
+    with pytest.raises(KeyboardInterrupt):
+        train_seeds(
+            replace(run, data=Data("digits")), SEEDS, copy.folder, workers=1, device="cpu", restart=False, notice=print
+        )
+    assert [(task.name, task.seeds) for task in planned] == [("vanilla", SEEDS), ("gan_tanh_init", SEEDS)]
+    assert planned[1].needs == (planned[0].key,)

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,7 +22,7 @@ from sparring.evaluation.one_step import fgsm_curve
 from sparring.evaluation.statistics import wilson
 from sparring.evaluation.transfer import transfer
 from sparring.experiment import Trained, load, load_data
-from sparring.measure import measure_run, readings
+from sparring.measure import measure_run, measured, readings
 from sparring.models import stack
 from sparring.process import give_back_freed_memory, on_one_thread
 from sparring.records import (
@@ -29,8 +30,6 @@ from sparring.records import (
     RunRecord,
     SweepRecord,
     TransferRecord,
-    plain,
-    read,
     read_json,
     restore,
     write,
@@ -76,7 +75,7 @@ def _left(task: Task, plan: Plan) -> bool:
 
 def _left_of(task: Task, plan: Plan, seed: int) -> bool:
     if task.kind == "alone":
-        return plan.paths.alone(task.name, seed).is_file()
+        return _alone_is_left(plan, task.name, seed)
     if task.run is None:
         return _transferred(plan, seed)
     paths = plan.paths.run(task.run.recipe, seed)
@@ -88,13 +87,33 @@ def _left_of(task: Task, plan: Plan, seed: int) -> bool:
 
 def _measured(paths: RunPaths, plan: Plan) -> bool:
     data, defender = load_once(plan.data)[1].fingerprint, read_json(paths.done)["defender_sha256"]
-    stamp = plain({"settings": plan.measurement, "data": data, "defender": defender})
-    return paths.evaluated.is_file() and bool(read_json(paths.evaluated) == stamp)
+    return measured(paths, {"settings": plan.measurement, "data": data, "defender": defender})
 
 
 def _transferred(plan: Plan, seed: int) -> bool:
-    path = plan.paths.transfer(seed)
-    return path.is_file() and {record.defender for record in read(path, TransferRecord)} == set(_trained(plan, seed))
+    return _is_of(plan.paths.transfer(seed), _defenders(plan, seed, _trained(plan, seed)))
+
+
+def _alone_is_left(plan: Plan, bound: str, seed: int) -> bool:
+    return _is_of(plan.paths.alone(bound, seed), _defenders(plan, seed, ["vanilla"]))
+
+
+def _defenders(plan: Plan, seed: int, names: Sequence[str]) -> dict[str, str]:
+    """The digests of a seed's defenders: what was made of others is made again."""
+    return {name: read_json(plan.paths.run(name, seed).done)["defender_sha256"] for name in names}
+
+
+def _is_of(path: Path, defenders: dict[str, str]) -> bool:
+    """Whether a file is there and was made of these defenders."""
+    made_of = path.with_suffix(".json")
+    return path.is_file() and made_of.is_file() and bool(read_json(made_of) == defenders)
+
+
+def _keep(path: Path, records: Sequence[TransferRecord], defenders: dict[str, str]) -> None:
+    """Write a file, then of which defenders it was made."""
+    path.with_suffix(".json").unlink(missing_ok=True)
+    write(path, records)
+    write_json(path.with_suffix(".json"), defenders)
 
 
 def _trained(plan: Plan, seed: int) -> list[str]:
@@ -221,10 +240,10 @@ def _reading(task: Task, plan: Plan) -> bool:
 
 def _alone(task: Task, plan: Plan) -> bool:
     """Adversaries trained alone with Adam instead of SGD against the vanilla models (ambiguity r)."""
-    missing = [seed for seed in task.seeds if not plan.paths.alone(task.name, seed).is_file()]
+    missing = [seed for seed in task.seeds if not _alone_is_left(plan, task.name, seed)]
     sound = [seed for seed in missing if read_json(plan.paths.run("vanilla", seed).done)["status"] == "done"]
     for seed in set(missing) - set(sound):
-        write(plan.paths.alone(task.name, seed), [])
+        _keep(plan.paths.alone(task.name, seed), [], _defenders(plan, seed, ["vanilla"]))
     if not sound:
         return bool(missing)
     train_on, test = (part.to(plan.device) for part in load_once(plan.data))
@@ -236,7 +255,7 @@ def _alone(task: Task, plan: Plan) -> bool:
     for seed, model, adversary in zip(sound, models, fresh, strict=True):
         correct = attacked(model, test, LearnedAttack(adversary, threat), threat).correct
         cell = _cell(f"gan_{task.name}_init", "trained alone, Adam", "vanilla", seed, 0.1, "sound", correct)
-        write(plan.paths.alone(task.name, seed), [cell])
+        _keep(plan.paths.alone(task.name, seed), [cell], _defenders(plan, seed, ["vanilla"]))
     return True
 
 
@@ -259,7 +278,7 @@ def measure_transfer(plan: Plan, seed: int) -> bool:
             kind = "noise" if "noise" in attacker else "trained alone" if attacker in alone else "co-trained"
             name = attacker.removesuffix(" (alone)")
             records.append(_cell(name, kind, defender, seed, eps, protocol, correct))
-    write(out.transfer(seed), records)
+    _keep(out.transfer(seed), records, _defenders(plan, seed, names))
     return True
 
 
