@@ -85,9 +85,8 @@ def train_seeds(
         needs: tuple[str, ...] = ()
         if run.alone is not None and not all(plan.paths.run("vanilla", seed).done.is_file() for seed in part):
             vanilla = replace(recipes.vanilla(), data=run.data, precision=run.precision)
-            tasks.append(
-                Task("train", "vanilla", part, vanilla, 60.0 * len(part))
-            )  # all, so that the stack is the same
+            # all of them, though some may be done: the others go on in the stack that they began in
+            tasks.append(Task("train", "vanilla", part, vanilla, 60.0 * len(part)))
             needs = (key_of("vanilla", part),)
         tasks.append(Task("train", run.recipe, part, run, 300.0 * len(part), needs, restart, "--restart"))
     play(plan, tasks, Status(tasks), notice, live)
